@@ -1,0 +1,31 @@
+// The device: its memory and its streams. On the CPU backend memory is the host's and streams are
+// synchronous, but the order of calls is the same.
+#ifndef BASE_DEVICE_H
+#define BASE_DEVICE_H
+
+#include <stdint.h>
+
+typedef struct StreamState *Stream;  // NULL is the compute stream.
+typedef struct EventState *Event;
+
+// Zeroed memory at a multiple of 256; dies with name and size when there is none left.
+void *device_allocate(const char *name, int64_t bytes);
+void device_free(void *memory);
+
+// Copies between any two places, in the order of `stream`. May not overlap.
+void device_copy(void *to, const void *from, int64_t bytes, Stream stream);
+void device_zero(void *memory, int64_t bytes, Stream stream);
+
+// Returns once everything in `stream` is done.
+void stream_wait(Stream stream);
+
+// Bytes resident in memory now (the process on the CPU; the device on CUDA).
+int64_t device_memory_used(void);
+
+// What this rank runs on, for the log and for comparing ranks: processor model and instruction sets.
+void device_describe(char *text, int64_t size);
+
+// Whether products of bf16 run natively here.
+int device_has_bf16(void);
+
+#endif

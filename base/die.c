@@ -1,0 +1,39 @@
+#include "base/die.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct {
+    int rank, size;
+    void (*abort_job)(int status);
+} self = {0, 1, NULL};
+
+void die_setup(int rank, int size, void (*abort_job)(int status)) {
+    self.rank = rank;
+    self.size = size;
+    self.abort_job = abort_job;
+}
+
+void end_job(int status) {
+    fflush(stdout);
+    if (self.abort_job != NULL) self.abort_job(status);
+    _exit(status);
+}
+
+void die_at(const char *file, int line, const char *func, const char *format, ...) {
+    char host[64] = "?", text[2048];
+    gethostname(host, sizeof(host) - 1);
+    int used = snprintf(text, sizeof(text), "[rank %d/%d %s] %s:%d %s: ", self.rank, self.size, host,
+                        file, line, func);
+    va_list args;
+    va_start(args, format);
+    used += vsnprintf(text + used, sizeof(text) - (size_t)used - 1, format, args);
+    va_end(args);
+    if (used > (int)sizeof(text) - 2) used = (int)sizeof(text) - 2;
+    text[used] = '\n';
+    fflush(stdout);
+    if (write(STDERR_FILENO, text, (size_t)used + 1) < 0) _exit(EXIT_FAILED);
+    end_job(EXIT_FAILED);
+}
