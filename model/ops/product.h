@@ -1,0 +1,35 @@
+// Matrix products. Every one goes through the library of the backend (oneDNN, cuBLASLt): real
+// inputs, float sums. The order of a sum depends on the shape only: not on threads, ranks or what
+// ran before.
+#ifndef MODEL_OPS_PRODUCT_H
+#define MODEL_OPS_PRODUCT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/device.h"
+#include "base/real.h"
+
+// out[t] = W x[t] + b. out [T, N]; x [T, K]; w [N, K]; b [N] or NULL. Rows of x are ldx elements
+// apart, those of out ldo (so that an output may be the columns of a wider tensor). Local.
+void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const real *w,
+                    const real *b, int64_t T, int64_t N, int64_t K, Stream stream);
+
+// dx = dout W, or += where add_dx (dx NULL: not wanted). Rows of dx are lddx elements apart.
+void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout, int64_t lddo,
+                           const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
+
+// dw += dout^T x [N, K]; db += column sums of dout [N] (NULL: no bias).
+void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
+                            int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream);
+
+// The same for few rows whose gradients are float (modulation: one row per segment): dout float [S,
+// N]. dx [S, K] float += dout W; dw, db as above.
+void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, const real *x,
+                          const real *w, int64_t S, int64_t N, int64_t K, Stream stream);
+
+// Makes what later calls of this N and K with any T up to T_max need, so that a step allocates
+// nothing. `rows`: for linear_forward with linear_rows_backward.
+void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
+
+#endif
