@@ -1,4 +1,5 @@
-// One block of memory per lifetime, laid out twice by the same lines: first measuring, then for real.
+// One block of memory per lifetime, laid out twice by the same lines: first measuring, then for
+// real.
 //
 //     Arena arena = {.name = "optimizer"};
 //     lay_out(&state, &arena);   // Pass 1: every pointer NULL, arena.used counts.
@@ -11,12 +12,13 @@
 
 typedef struct {
     const char *name;
-    char *memory;    // NULL while measuring.
-    int64_t size;    // Bytes allocated.
-    int64_t used;    // Bytes handed out so far.
+    char *memory;  // NULL while measuring.
+    int64_t size;  // Bytes allocated.
+    int64_t used;  // Bytes handed out so far.
 } Arena;
 
-// The next `bytes` bytes, at a multiple of 256. Dies when the second layout takes more than the first.
+// The next `bytes` bytes, at a multiple of 256. Dies when the second layout takes more than the
+// first.
 void *arena_take(Arena *arena, int64_t bytes);
 
 // Allocates what was measured, zeroed, on the device, and starts the second layout.

@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-// CRC-32C of `bytes` bytes, going on from `crc` (0 at the start). crc32c(0, "123456789", 9) is 0xe3069283.
+// CRC-32C of `bytes` bytes, going on from `crc` (0 at the start). crc32c(0, "123456789", 9) is
+// 0xe3069283.
 uint32_t crc32c(uint32_t crc, const void *data, int64_t bytes);
 
 #endif

@@ -22,7 +22,8 @@ void stream_wait(Stream stream);
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 
-// What this rank runs on, for the log and for comparing ranks: processor model and instruction sets.
+// What this rank runs on, for the log and for comparing ranks: processor model and instruction
+// sets.
 void device_describe(char *text, int64_t size);
 
 // Whether products of bf16 run natively here.

@@ -25,8 +25,8 @@ void end_job(int status) {
 void die_at(const char *file, int line, const char *func, const char *format, ...) {
     char host[64] = "?", text[2048];
     gethostname(host, sizeof(host) - 1);
-    int used = snprintf(text, sizeof(text), "[rank %d/%d %s] %s:%d %s: ", self.rank, self.size, host,
-                        file, line, func);
+    int used = snprintf(text, sizeof(text), "[rank %d/%d %s] %s:%d %s: ", self.rank, self.size,
+                        host, file, line, func);
     va_list args;
     va_start(args, format);
     used += vsnprintf(text + used, sizeof(text) - (size_t)used - 1, format, args);

@@ -1,5 +1,5 @@
-// Dying where the fault is found: one line that names rank, place and values, and the whole job is over.
-// For what must not happen. What a user may get wrong goes through error.h instead.
+// Dying where the fault is found: one line that names rank, place and values, and the whole job is
+// over. For what must not happen. What a user may get wrong goes through error.h instead.
 #ifndef BASE_DIE_H
 #define BASE_DIE_H
 

@@ -1,5 +1,5 @@
-// What a caller is told when something outside the program is wrong: a corrupt shard, a missing file, a
-// bad setting. Functions that can meet such things return false and leave the reason here.
+// What a caller is told when something outside the program is wrong: a corrupt shard, a missing
+// file, a bad setting. Functions that can meet such things return false and leave the reason here.
 #ifndef BASE_ERROR_H
 #define BASE_ERROR_H
 
@@ -23,7 +23,8 @@ typedef struct {
 void problems_add(Problems *problems, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-// Prints every problem on a line of its own to stderr, then "N errors in WHAT; nothing was started".
+// Prints every problem on a line of its own to stderr, then "N errors in WHAT; nothing was
+// started".
 void problems_print(const Problems *problems, const char *what);
 
 #endif

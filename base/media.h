@@ -1,4 +1,5 @@
-// A sample's latent as the model sees it, and what surrounds it; the words of data, model and train.
+// A sample's latent as the model sees it, and what surrounds it; the words of data, model and
+// train.
 #ifndef BASE_MEDIA_H
 #define BASE_MEDIA_H
 

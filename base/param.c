@@ -30,7 +30,8 @@ int param_add(ParamTable *table, const char *name, int dims, const int64_t *shap
         CHECK(table->rows != NULL, "no memory for %d parameters", table->capacity);
     }
     Param *row = &table->rows[table->count];
-    *row = (Param){.dims = dims, .init = init, .decay = decay, .unit = table->units - 1, .count = 1};
+    *row =
+        (Param){.dims = dims, .init = init, .decay = decay, .unit = table->units - 1, .count = 1};
     snprintf(row->name, sizeof(row->name), "%s", name);
     for (int i = 0; i < dims; i++) {
         CHECK(shape[i] > 0, "%s: size %" PRId64 " of dim %d", name, shape[i], i);

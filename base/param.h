@@ -1,9 +1,9 @@
-// The table of parameters: one row per named tensor, filled by recording a model, walked by sharding,
-// optimizer, checkpoints and initialisation. No code knows a parameter by its index.
+// The table of parameters: one row per named tensor, filled by recording a model, walked by
+// sharding, optimizer, checkpoints and initialisation. No code knows a parameter by its index.
 //
 // A unit (stem, one block, head) is one flat buffer in which its tensors follow each other in the
-// order of the table, each at a multiple of PARAM_ALIGNMENT elements; the gaps are zero, decay nothing
-// and are not stored. A slice is cut at multiples of SLICE_BLOCK elements.
+// order of the table, each at a multiple of PARAM_ALIGNMENT elements; the gaps are zero, decay
+// nothing and are not stored. A slice is cut at multiples of SLICE_BLOCK elements.
 #ifndef BASE_PARAM_H
 #define BASE_PARAM_H
 
@@ -38,8 +38,9 @@ typedef struct {
 typedef struct {
     Param *rows;
     int count, capacity;
-    int units;               // Units so far; the rows of a unit are consecutive.
-    int64_t *unit_elements;  // [units] Elements of each unit's buffer, a multiple of PARAM_ALIGNMENT.
+    int units;  // Units so far; the rows of a unit are consecutive.
+    int64_t
+        *unit_elements;  // [units] Elements of each unit's buffer, a multiple of PARAM_ALIGNMENT.
 } ParamTable;
 
 // Starts the next unit and returns its number.
@@ -62,8 +63,8 @@ int param_unit_first(const ParamTable *table, int unit);
 // blocks of SLICE_BLOCK elements spread evenly. cut(size) = elements.
 int64_t slice_cut(int64_t elements, int index, int size);
 
-// Writes the initial values of elements [begin, end) of `unit`'s buffer; out has end - begin elements.
-// Functions of (seed, name, element), so every sharding starts alike.
+// Writes the initial values of elements [begin, end) of `unit`'s buffer; out has end - begin
+// elements. Functions of (seed, name, element), so every sharding starts alike.
 void param_init(float *out, const ParamTable *table, int unit, int64_t begin, int64_t end,
                 uint64_t seed);
 

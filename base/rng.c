@@ -56,7 +56,8 @@ static inline float log_float(float x) {
     u.bits -= (uint32_t)shifted << 23;
     const float s = (u.value - 1.0f) / (u.value + 1.0f), z = s * s;
     const float series =
-        2.0f + z * (0.66666667f + z * (0.4f + z * (0.28571429f + z * (0.22222222f + z * 0.1818182f))));
+        2.0f +
+        z * (0.66666667f + z * (0.4f + z * (0.28571429f + z * (0.22222222f + z * 0.1818182f))));
     return (float)shifted * 0.69314718f + s * series;
 }
 

@@ -1,6 +1,6 @@
-// Element-wise work on flat buffers that sharding and training share: casts, ordered sums, the exact
-// gradient norm, the optimizer. Every element is computed alone, so nothing here depends on how buffers
-// are cut or on the number of threads.
+// Element-wise work on flat buffers that sharding and training share: casts, ordered sums, the
+// exact gradient norm, the optimizer. Every element is computed alone, so nothing here depends on
+// how buffers are cut or on the number of threads.
 #ifndef BASE_VECTOR_H
 #define BASE_VECTOR_H
 
@@ -19,7 +19,8 @@ void vector_widen(float *out, const void *x, Type type, int64_t count, Stream st
 void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stream);
 
 // An exact sum of non-negative doubles that does not depend on their order: a fixed-point number of
-// EXACT_LIMBS x 32 bits in signed 64-bit words, so that words of many ranks may be added as integers.
+// EXACT_LIMBS x 32 bits in signed 64-bit words, so that words of many ranks may be added as
+// integers.
 enum { EXACT_LIMBS = 40 };
 typedef struct {
     int64_t limb[EXACT_LIMBS];
@@ -29,11 +30,12 @@ typedef struct {
 void exact_add(ExactSum *sum, double term);
 double exact_value(const ExactSum *sum);  // NaN where bad > 0. Rounded once, deterministic.
 
-// Adds the sum of squares of x to `sum`: per block of 1,024 elements (the last may be short) in double in
-// a fixed order, the blocks exactly. x starts at a block boundary of its unit.
+// Adds the sum of squares of x to `sum`: per block of 1,024 elements (the last may be short) in
+// double in a fixed order, the blocks exactly. x starts at a block boundary of its unit.
 void vector_square_sum(ExactSum *sum, const float *x, int64_t count, Stream stream);
 
-// One AdamW update with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) and the EMA.
+// One AdamW update with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) and the
+// EMA.
 typedef struct {
     float lr, beta1, beta2, epsilon, decay;
     float correction1, correction2;  // 1 - beta^updates.

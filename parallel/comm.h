@@ -1,7 +1,8 @@
-// Communicators: every collective of the program goes through one of these. Data collectives are ordered on
-// a stream (on the CPU backend: done when they return). Each collective counts itself; with COMM_CHECK=1 in
-// the environment every call first compares (name, counter, operation, size, type) over the ranks and dies
-// naming the odd one out. Sums over ranks exist for integers only: their result has no order.
+// Communicators: every collective of the program goes through one of these. Data collectives are
+// ordered on a stream (on the CPU backend: done when they return). Each collective counts itself;
+// with COMM_CHECK=1 in the environment every call first compares (name, counter, operation, size,
+// type) over the ranks and dies naming the odd one out. Sums over ranks exist for integers only:
+// their result has no order.
 #ifndef PARALLEL_COMM_H
 #define PARALLEL_COMM_H
 
@@ -12,7 +13,8 @@
 
 typedef struct Comm Comm;
 
-// Starts MPI and returns the world, named "world"; sets up die.h so that a death ends the whole job.
+// Starts MPI and returns the world, named "world"; sets up die.h so that a death ends the whole
+// job.
 Comm *comm_start(int *argc, char ***argv);
 
 // Ends MPI. Collective over all ranks; frees the world.
@@ -25,7 +27,8 @@ int64_t comm_collectives(const Comm *comm);  // Calls so far.
 int64_t comm_bytes(const Comm *comm);        // Bytes this rank has sent so far.
 double comm_seconds(const Comm *comm);       // Time this rank has spent in calls so far.
 
-// The ranks that give the same color, ordered by key, as a new communicator. Collective over `comm`.
+// The ranks that give the same color, ordered by key, as a new communicator. Collective over
+// `comm`.
 Comm *comm_split(Comm *comm, int color, int key, const char *name);
 
 // The ranks on this node. Collective over `comm`.
@@ -42,8 +45,8 @@ void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Strea
 // In place: rank r contributes buffer[offsets[r], offsets[r + 1]). offsets [size + 1].
 void comm_all_gather_slices(Comm *comm, void *buffer, const int64_t *offsets, Stream stream);
 
-// Rank r gets send[send_offsets[r], send_offsets[r + 1]) of every rank, laid end to end in rank order at
-// receive_offsets. Both [size + 1].
+// Rank r gets send[send_offsets[r], send_offsets[r + 1]) of every rank, laid end to end in rank
+// order at receive_offsets. Both [size + 1].
 void comm_all_to_all(Comm *comm, void *receive, const int64_t *receive_offsets, const void *send,
                      const int64_t *send_offsets, Stream stream);
 
