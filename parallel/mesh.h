@@ -34,7 +34,11 @@ typedef struct {
 void mesh_check(const MeshConfig *config, int ranks, const int *packs, int stages,
                 Problems *problems);
 
-// Collective over `world`. The layout must have passed mesh_check.
+// Fills the numbers and leaves the communicators NULL: what planning needs. Local.
+void mesh_shape(Mesh *mesh, const MeshConfig *config, int rank, int ranks);
+
+// mesh_shape and the communicators. The layout must have passed mesh_check. Collective over
+// `world`.
 void mesh_init(Mesh *mesh, Comm *world, const MeshConfig *config);
 void mesh_free(Mesh *mesh);
 
@@ -47,5 +51,8 @@ int mesh_pack(const Mesh *mesh, int packs, int round);
 // The same for any shard group member: which pack and sequence index rank `shard_rank` of this
 // rank's shard group holds in `round` (pack -1: none).
 int mesh_pack_of(const Mesh *mesh, int packs, int round, int shard_rank, int *sequence_index);
+
+// How many packs leave something in this rank's shard group: the leaves of its tree. Local.
+int mesh_leaves(const Mesh *mesh, int packs);
 
 #endif

@@ -1,0 +1,97 @@
+// Fully sharded data parallelism (DESIGN, section 5). Every rank owns one slice of each unit's fp32
+// master weights. A unit is gathered in compute precision just before it is used, and what a pack
+// adds to its gradient (the leaf) is exchanged right after, so whole units are held two at a time.
+// The model knows nothing of it. The sum over packs has the same bits on any number of ranks where
+// mesh->invariant holds (tree.h).
+//
+// One step; all ranks make the collective calls in the same order, also those without a pack:
+//
+//     fsdp_begin_step(f, packs);
+//     for (int round = 0; round < mesh_rounds(mesh, packs); round++) {
+//         forward, for each unit:  fsdp_fetch(f, unit + 1);
+//                                  const real *weights = fsdp_wait(f, unit);  ... run ...
+//                                  fsdp_release(f, unit);
+//         backward, last unit first: the same with fsdp_fetch(f, unit - 1), and
+//                                  float *gradient = fsdp_leaf(f, unit);  ... run, += ...
+//                                  fsdp_reduce(f, unit, round);
+//     }
+//     fsdp_end_step(f);
+//     ... read fsdp_gradient, update fsdp_master ...
+//     fsdp_invalidate(f);
+#ifndef PARALLEL_FSDP_H
+#define PARALLEL_FSDP_H
+
+#include "base/param.h"
+#include "base/real.h"
+#include "parallel/mesh.h"
+
+typedef struct {
+    Type wire;                   // What leaves are rounded to: parallel.reduce.
+    bool reshard_after_forward;  // false: a unit stays gathered until the weights change.
+    int packs_max;               // The largest number of packs of any step.
+} FsdpConfig;
+
+// Bytes of this rank by purpose; `total` includes the gaps of alignment.
+typedef struct {
+    int64_t master;    // fp32 weights of the owned slices.
+    int64_t slots;     // Gathered units in compute precision.
+    int64_t leaf;      // One unit's gradient of one pack, fp32.
+    int64_t exchange;  // One unit's leaves in the wire type, sent and received.
+    int64_t stack;     // fp32 sums of the owned slices.
+    int64_t total;
+} FsdpBytes;
+
+typedef struct Fsdp Fsdp;
+
+// All memory at once. Table and mesh must outlive it. Masters start at zero. Local.
+Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config);
+void fsdp_free(Fsdp *f);
+
+// What fsdp_create would take, by the same lines. The mesh may come from mesh_shape; the last rank
+// of a shard group has the largest slices. Local.
+FsdpBytes fsdp_plan(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config);
+FsdpBytes fsdp_bytes(const Fsdp *f);
+
+// The slice of `unit` that this rank owns is elements [begin, end) of the unit's buffer. Local.
+int64_t fsdp_slice_begin(const Fsdp *f, int unit);
+int64_t fsdp_slice_end(const Fsdp *f, int unit);
+float *fsdp_master(Fsdp *f, int unit);  // [end - begin]
+
+// Which shards are gathered from now on: slices[unit] of [end - begin] each, cut as the masters are
+// (the EMA), or NULL for the masters. Implies fsdp_invalidate. Local, but all ranks must do the
+// same.
+void fsdp_source(Fsdp *f, float *const *slices);
+
+// Starts to gather `unit` into a slot; without reshard, or when the slot still holds it, there is
+// nothing to do. At most two units are held at a time (any number without reshard). fsdp_wait
+// returns the unit's buffer, [elements], once it is there for the compute stream. Each fetch wants
+// one release. fsdp_fetch: collective over mesh->shard; the others: local.
+void fsdp_fetch(Fsdp *f, int unit);
+const real *fsdp_wait(Fsdp *f, int unit);
+void fsdp_release(Fsdp *f, int unit);
+
+// The weights have changed: what the slots hold is stale. No unit may be held. Local.
+void fsdp_invalidate(Fsdp *f);
+
+// A step of `packs` packs begins. Local.
+void fsdp_begin_step(Fsdp *f, int packs);
+
+// The zeroed buffer, [elements], to which this rank adds what its pack of this round gives to the
+// gradient of `unit`. There is one: fsdp_reduce comes before the next fsdp_leaf. Local.
+float *fsdp_leaf(Fsdp *f, int unit);
+
+// Rounds the leaf to the wire type, exchanges slices inside the shard group and adds what came in
+// the order of the tree. Ranks without a pack in this round (mesh_pack is -1) call it without
+// fsdp_leaf. Each unit once per round. Collective over mesh->shard.
+void fsdp_reduce(Fsdp *f, int unit, int round);
+
+// Adds the replicas' sums. Afterwards fsdp_gradient is the sum over all packs for the owned slice,
+// the same on all replicas. Collective over mesh->replica.
+void fsdp_end_step(Fsdp *f);
+float *fsdp_gradient(Fsdp *f, int unit);  // [end - begin], until the next fsdp_begin_step.
+
+// out [elements] = the whole of `unit`, each rank giving its slice, in fp32 (the gradients of
+// `kintoun forward`, tests). Collective over mesh->shard.
+void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice);
+
+#endif
