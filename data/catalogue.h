@@ -43,7 +43,7 @@ typedef struct {
     char qualities[QUALITIES_MAX][QUALITY_NAME_MAX];
     uint32_t channels;  // > 0: latents are normalised by these when they are read.
     float mean[CATALOGUE_CHANNELS_MAX], std[CATALOGUE_CHANNELS_MAX];
-    uint32_t rows_crc, header_crc, zero;  // CRC-32C of the rows, and of the header up to here.
+    uint32_t zero, rows_crc, header_crc;  // CRC-32C of the rows, and of the header before this.
 } CatalogueHeader;
 
 typedef struct {
