@@ -18,7 +18,7 @@ OPTIMIZE := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-omit-f
 comma := ,
 OPTIMIZE := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-omit-frame-pointer,-O3 -g1)
 CFLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -I. $(WARNINGS) $(OPTIMIZE) -march=$(MARCH) \
-          -mprefer-vector-width=512 -ffp-contract=fast -fopenmp -MMD -MP
+          -mprefer-vector-width=512 -ffp-contract=fast -fno-math-errno -fopenmp -MMD -MP
 LIBS := -lyaml -lzstd -ljansson -lpng -lz -lxxhash -ldnnl -lpthread -lm
 
 SOURCES := $(shell find base parallel model data checkpoint train -name '*.c' ! -path '*/cuda/*' | sort)

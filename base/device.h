@@ -16,8 +16,19 @@ void device_free(void *memory);
 void device_copy(void *to, const void *from, int64_t bytes, Stream stream);
 void device_zero(void *memory, int64_t bytes, Stream stream);
 
+// A stream beside the compute stream.
+Stream stream_create(void);
+void stream_free(Stream stream);
+
 // Returns once everything in `stream` is done.
 void stream_wait(Stream stream);
+
+// Marks in streams: what is given to `stream` after stream_await starts when all that was given to
+// the other stream before its event_record is done. An event that was never recorded is done.
+Event event_create(void);
+void event_free(Event event);
+void event_record(Event event, Stream stream);
+void stream_await(Stream stream, Event event);
 
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);

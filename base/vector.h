@@ -18,17 +18,22 @@ void vector_widen(float *out, const void *x, Type type, int64_t count, Stream st
 // sum[i] += x[i], where x has elements of `type`.
 void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stream);
 
-// An exact sum of non-negative doubles that does not depend on their order: a fixed-point number of
-// EXACT_LIMBS x 32 bits in signed 64-bit words, so that words of many ranks may be added as
-// integers.
+// Copies `rows` rows of `row_bytes`; the strides are the bytes from row to row. May not overlap.
+void vector_copy_rows(void *out, int64_t out_stride, const void *in, int64_t in_stride,
+                      int64_t rows, int64_t row_bytes, Stream stream);
+
+// A sum of non-negative doubles that does not depend on their order: a fixed-point number in units
+// of 2^-640, EXACT_LIMBS digits of 32 bits in 64-bit words. Words of many ranks may be added as
+// integers (`bad` too), up to 2^30 terms in all. A term's bits below 2^-640 are dropped; squares of
+// floats, and sums of them in double, have none.
 enum { EXACT_LIMBS = 40 };
 typedef struct {
     int64_t limb[EXACT_LIMBS];
-    int64_t bad;  // Terms that were not finite (or too large: > 2^600).
+    int64_t bad;  // Terms that were not finite, negative or 2^600 and more.
 } ExactSum;
 
 void exact_add(ExactSum *sum, double term);
-double exact_value(const ExactSum *sum);  // NaN where bad > 0. Rounded once, deterministic.
+double exact_value(const ExactSum *sum);  // To nearest, rounded once; NaN where bad > 0.
 
 // Adds the sum of squares of x to `sum`: per block of 1,024 elements (the last may be short) in
 // double in a fixed order, the blocks exactly. x starts at a block boundary of its unit.

@@ -34,8 +34,34 @@ void device_zero(void *memory, int64_t bytes, Stream stream) {
     if (bytes > 0) memset(memory, 0, (size_t)bytes);
 }
 
+Stream stream_create(void) {
+    return NULL;
+}
+
+void stream_free(Stream stream) {
+    (void)stream;
+}
+
 void stream_wait(Stream stream) {
     (void)stream;
+}
+
+Event event_create(void) {
+    return NULL;
+}
+
+void event_free(Event event) {
+    (void)event;
+}
+
+void event_record(Event event, Stream stream) {
+    (void)event;
+    (void)stream;
+}
+
+void stream_await(Stream stream, Event event) {
+    (void)stream;
+    (void)event;
 }
 
 int64_t device_memory_used(void) {

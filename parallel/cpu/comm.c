@@ -1,0 +1,337 @@
+// Communicators over MPI. Data moves in messages of at most CHUNK_BYTES, so no count comes near
+// MPI's int, and all peers are served at once: with ranks in one machine this is as fast as Open
+// MPI's own all-gather, which has no counts beyond 2^31 either.
+#include "parallel/comm.h"
+
+#include <inttypes.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checksum.h"
+#include "base/die.h"
+#include "base/real.h"
+
+enum {
+    NAME_MAX_BYTES = 32,
+    CHUNK_BYTES = 1 << 24,
+    TAG = 1,
+};
+
+struct Comm {
+    char name[NAME_MAX_BYTES];
+    MPI_Comm mpi;
+    int rank, size;
+    bool check;  // COMM_CHECK=1.
+    int64_t collectives, bytes;
+    double seconds;
+    MPI_Request *requests;  // [2 * size]
+    int64_t *offsets;       // [size + 1] For comm_all_gather.
+};
+
+// What every rank must give alike in one call, for COMM_CHECK.
+typedef struct {
+    char operation[24];
+    int64_t counter;
+    int64_t size;    // Bytes or elements; for slices a checksum of the offsets.
+    int64_t detail;  // The root of a broadcast.
+} Call;
+
+static void mpi_check(const Comm *comm, const char *call, int status) {
+    if (status == MPI_SUCCESS) return;
+    char reason[MPI_MAX_ERROR_STRING] = "?";
+    int length = 0;
+    MPI_Error_string(status, reason, &length);
+    DIE("%s #%" PRId64 ": %s: %s", comm->name, comm->collectives, call, reason);
+}
+
+#define MPI_CHECK(comm, call) mpi_check(comm, #call, call)
+
+static void abort_job(int status) {
+    MPI_Abort(MPI_COMM_WORLD, status);
+}
+
+// Takes over `mpi`.
+static Comm *comm_wrap(MPI_Comm mpi, const char *name, bool check) {
+    Comm *comm = calloc(1, sizeof(*comm));
+    CHECK(comm != NULL, "%s: no memory", name);
+    snprintf(comm->name, sizeof(comm->name), "%s", name);
+    comm->mpi = mpi;
+    comm->check = check;
+    MPI_CHECK(comm, MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
+    MPI_CHECK(comm, MPI_Comm_rank(mpi, &comm->rank));
+    MPI_CHECK(comm, MPI_Comm_size(mpi, &comm->size));
+    comm->requests = calloc(2 * (size_t)comm->size, sizeof(MPI_Request));
+    comm->offsets = calloc((size_t)comm->size + 1, sizeof(*comm->offsets));
+    CHECK(comm->requests != NULL && comm->offsets != NULL, "%s: no memory", name);
+    return comm;
+}
+
+Comm *comm_start(int *argc, char ***argv) {
+    int provided = MPI_THREAD_SINGLE;
+    MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
+    CHECK(provided >= MPI_THREAD_FUNNELED, "MPI gives thread level %d, needs MPI_THREAD_FUNNELED",
+          provided);
+    MPI_Comm mpi = MPI_COMM_NULL;
+    MPI_Comm_dup(MPI_COMM_WORLD, &mpi);
+    const char *check = getenv("COMM_CHECK");
+    Comm *world = comm_wrap(mpi, "world", check != NULL && strcmp(check, "1") == 0);
+    die_setup(world->rank, world->size, abort_job);
+    return world;
+}
+
+void comm_stop(Comm *world) {
+    comm_free(world);
+    MPI_Finalize();
+}
+
+void comm_free(Comm *comm) {
+    if (comm == NULL) return;
+    MPI_CHECK(comm, MPI_Comm_free(&comm->mpi));
+    free(comm->requests);
+    free(comm->offsets);
+    free(comm);
+}
+
+int comm_rank(const Comm *comm) {
+    return comm->rank;
+}
+
+int comm_size(const Comm *comm) {
+    return comm->size;
+}
+
+const char *comm_name(const Comm *comm) {
+    return comm->name;
+}
+
+int64_t comm_collectives(const Comm *comm) {
+    return comm->collectives;
+}
+
+int64_t comm_bytes(const Comm *comm) {
+    return comm->bytes;
+}
+
+double comm_seconds(const Comm *comm) {
+    return comm->seconds;
+}
+
+static bool same_call(const Call *a, const Call *b) {
+    return strcmp(a->operation, b->operation) == 0 && a->counter == b->counter &&
+           a->size == b->size && a->detail == b->detail;
+}
+
+// Compares one call over the ranks. The odd one out is the first that differs from what most do
+// (from rank 0 where two are equally many).
+static void compare_calls(const Comm *comm, const Call *mine) {
+    Call *calls = calloc((size_t)comm->size, sizeof(*calls));
+    CHECK(calls != NULL, "%s: no memory", comm->name);
+    MPI_CHECK(comm, MPI_Allgather(mine, (int)sizeof(*mine), MPI_BYTE, calls, (int)sizeof(*mine),
+                                  MPI_BYTE, comm->mpi));
+    int most = 0, usual = 0;
+    for (int i = 0; i < comm->size; i++) {
+        int alike = 0;
+        for (int j = 0; j < comm->size; j++) alike += same_call(&calls[i], &calls[j]);
+        if (alike > most) {
+            most = alike;
+            usual = i;
+        }
+    }
+    for (int i = 0; i < comm->size; i++) {
+        const Call *odd = &calls[i], *other = &calls[usual];
+        if (same_call(odd, other)) continue;
+        DIE("%s: rank %d of it calls #%" PRId64 " %s (%" PRId64 ", %" PRId64
+            "), %d of %d ranks call #%" PRId64 " %s (%" PRId64 ", %" PRId64 ")",
+            comm->name, i, odd->counter, odd->operation, odd->size, odd->detail, most, comm->size,
+            other->counter, other->operation, other->size, other->detail);
+    }
+    free(calls);
+}
+
+// Counts the call, compares it where asked to, and returns the time it starts.
+static double call_begin(Comm *comm, const char *operation, int64_t size, int64_t detail) {
+    comm->collectives++;
+    CHECK(size >= 0, "%s #%" PRId64 " %s: size %" PRId64, comm->name, comm->collectives, operation,
+          size);
+    const double start = MPI_Wtime();
+    if (comm->check) {
+        Call mine = {.counter = comm->collectives, .size = size, .detail = detail};
+        snprintf(mine.operation, sizeof(mine.operation), "%s", operation);
+        compare_calls(comm, &mine);
+    }
+    return start;
+}
+
+static void call_end(Comm *comm, double start) {
+    comm->seconds += MPI_Wtime() - start;
+}
+
+static Comm *split(Comm *comm, int color, int key, int type, const char *name) {
+    const double start = call_begin(comm, "split", 0, 0);
+    MPI_Comm mpi = MPI_COMM_NULL;
+    if (type == MPI_UNDEFINED) {
+        MPI_CHECK(comm, MPI_Comm_split(comm->mpi, color, key, &mpi));
+    } else {
+        MPI_CHECK(comm, MPI_Comm_split_type(comm->mpi, type, key, MPI_INFO_NULL, &mpi));
+    }
+    call_end(comm, start);
+    return comm_wrap(mpi, name, comm->check);
+}
+
+Comm *comm_split(Comm *comm, int color, int key, const char *name) {
+    CHECK(color >= 0, "%s: split by color %d", comm->name, color);
+    return split(comm, color, key, MPI_UNDEFINED, name);
+}
+
+Comm *comm_split_node(Comm *comm, const char *name) {
+    return split(comm, 0, comm->rank, MPI_COMM_TYPE_SHARED, name);
+}
+
+void comm_barrier(Comm *comm) {
+    const double start = call_begin(comm, "barrier", 0, 0);
+    MPI_CHECK(comm, MPI_Barrier(comm->mpi));
+    call_end(comm, start);
+}
+
+void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream stream) {
+    (void)stream;
+    const double start = call_begin(comm, "broadcast", bytes, root);
+    for (int64_t i = 0; i < bytes && comm->size > 1; i += CHUNK_BYTES) {
+        const int count = (int)min_i64(bytes - i, CHUNK_BYTES);
+        MPI_CHECK(comm, MPI_Bcast((char *)buffer + i, count, MPI_BYTE, root, comm->mpi));
+    }
+    if (root == comm->rank) comm->bytes += bytes * (comm->size - 1);
+    call_end(comm, start);
+}
+
+// Bytes of part `peer` in message number `message`.
+static int chunk(const int64_t *offsets, int peer, int64_t message) {
+    const int64_t left = offsets[peer + 1] - offsets[peer] - message * CHUNK_BYTES;
+    return (int)max_i64(0, min_i64(left, CHUNK_BYTES));
+}
+
+// Every peer gets its part of `send` (or all get the part at send_offsets[rank] where `same`), and
+// `receive` takes the parts at receive_offsets. Messages of one pair match in order; a rank goes on
+// to message k + 1 when its k-th ones are done.
+static void exchange(Comm *comm, char *receive, const int64_t *receive_offsets, const char *send,
+                     const int64_t *send_offsets, bool same) {
+    for (int64_t message = 0;; message++) {
+        int posted = 0;
+        for (int step = 1; step < comm->size; step++) {
+            const int from = (comm->rank + comm->size - step) % comm->size;
+            const int count = chunk(receive_offsets, from, message);
+            if (count == 0) continue;
+            MPI_CHECK(comm,
+                      MPI_Irecv(receive + receive_offsets[from] + message * CHUNK_BYTES, count,
+                                MPI_BYTE, from, TAG, comm->mpi, &comm->requests[posted++]));
+        }
+        for (int step = 1; step < comm->size; step++) {
+            const int to = (comm->rank + step) % comm->size;
+            const int part = same ? comm->rank : to;
+            const int count = chunk(send_offsets, part, message);
+            if (count == 0) continue;
+            comm->bytes += count;
+            MPI_CHECK(comm, MPI_Isend(send + send_offsets[part] + message * CHUNK_BYTES, count,
+                                      MPI_BYTE, to, TAG, comm->mpi, &comm->requests[posted++]));
+        }
+        if (posted == 0) return;
+        MPI_CHECK(comm, MPI_Waitall(posted, comm->requests, MPI_STATUSES_IGNORE));
+    }
+}
+
+void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Stream stream) {
+    (void)stream;
+    const double start = call_begin(comm, "all_gather", bytes, 0);
+    for (int i = 0; i <= comm->size; i++) comm->offsets[i] = i * bytes;
+    char *mine = (char *)out + comm->offsets[comm->rank];
+    if (bytes > 0) memmove(mine, in, (size_t)bytes);
+    exchange(comm, out, comm->offsets, out, comm->offsets, true);
+    call_end(comm, start);
+}
+
+static void check_offsets(const Comm *comm, const int64_t *offsets) {
+    for (int i = 0; i < comm->size; i++) {
+        CHECK(offsets[i] <= offsets[i + 1], "%s #%" PRId64 ": offset %d is %" PRId64 " > %" PRId64,
+              comm->name, comm->collectives, i, offsets[i], offsets[i + 1]);
+    }
+}
+
+void comm_all_gather_slices(Comm *comm, void *buffer, const int64_t *offsets, Stream stream) {
+    (void)stream;
+    const int64_t checksum =
+        comm->check ? crc32c(0, offsets, (comm->size + 1) * (int64_t)sizeof(*offsets)) : 0;
+    const double start = call_begin(comm, "all_gather_slices", offsets[comm->size], checksum);
+    check_offsets(comm, offsets);
+    exchange(comm, buffer, offsets, buffer, offsets, true);
+    call_end(comm, start);
+}
+
+// What rank i sends to j must be what j expects from i. For COMM_CHECK.
+static void compare_counts(const Comm *comm, const int64_t *receive_offsets,
+                           const int64_t *send_offsets) {
+    const int n = comm->size;
+    const size_t row = 2 * (size_t)n;
+    int64_t *counts = calloc(row * (size_t)(n + 1), sizeof(*counts));
+    CHECK(counts != NULL, "%s: no memory", comm->name);
+    int64_t *mine = counts + row * (size_t)n;
+    for (int i = 0; i < n; i++) {
+        mine[i] = send_offsets[i + 1] - send_offsets[i];
+        mine[n + i] = receive_offsets[i + 1] - receive_offsets[i];
+    }
+    MPI_CHECK(comm, MPI_Allgather(mine, 2 * n, MPI_INT64_T, counts, 2 * n, MPI_INT64_T, comm->mpi));
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < n; j++) {
+            const int64_t sent = counts[(size_t)i * row + (size_t)j];
+            const int64_t expected = counts[(size_t)j * row + (size_t)(n + i)];
+            CHECK(sent == expected,
+                  "%s #%" PRId64 " all_to_all: rank %d of it sends %" PRId64
+                  " bytes to rank %d, which expects %" PRId64,
+                  comm->name, comm->collectives, i, sent, j, expected);
+        }
+    }
+    free(counts);
+}
+
+void comm_all_to_all(Comm *comm, void *receive, const int64_t *receive_offsets, const void *send,
+                     const int64_t *send_offsets, Stream stream) {
+    (void)stream;
+    const double start = call_begin(comm, "all_to_all", 0, 0);
+    check_offsets(comm, receive_offsets);
+    check_offsets(comm, send_offsets);
+    if (comm->check) compare_counts(comm, receive_offsets, send_offsets);
+    const int64_t own = send_offsets[comm->rank + 1] - send_offsets[comm->rank];
+    CHECK(own == receive_offsets[comm->rank + 1] - receive_offsets[comm->rank],
+          "%s #%" PRId64 ": sends itself %" PRId64 " bytes and expects another number", comm->name,
+          comm->collectives, own);
+    if (own > 0) {
+        memcpy((char *)receive + receive_offsets[comm->rank],
+               (const char *)send + send_offsets[comm->rank], (size_t)own);
+    }
+    exchange(comm, receive, receive_offsets, send, send_offsets, false);
+    call_end(comm, start);
+}
+
+static void all_reduce(Comm *comm, int64_t *buffer, int64_t count, MPI_Op op, const char *name) {
+    const double start = call_begin(comm, name, count, 0);
+    const int64_t most = CHUNK_BYTES / (int64_t)sizeof(*buffer);
+    for (int64_t i = 0; i < count && comm->size > 1; i += most) {
+        MPI_CHECK(comm, MPI_Allreduce(MPI_IN_PLACE, buffer + i, (int)min_i64(count - i, most),
+                                      MPI_INT64_T, op, comm->mpi));
+    }
+    if (comm->size > 1) comm->bytes += count * (int64_t)sizeof(*buffer);
+    call_end(comm, start);
+}
+
+void comm_all_reduce_sum(Comm *comm, int64_t *buffer, int64_t count) {
+    all_reduce(comm, buffer, count, MPI_SUM, "all_reduce_sum");
+}
+
+void comm_all_reduce_max(Comm *comm, int64_t *buffer, int64_t count) {
+    all_reduce(comm, buffer, count, MPI_MAX, "all_reduce_max");
+}
+
+void comm_all_reduce_min(Comm *comm, int64_t *buffer, int64_t count) {
+    all_reduce(comm, buffer, count, MPI_MIN, "all_reduce_min");
+}
