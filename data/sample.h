@@ -64,5 +64,6 @@ void stored_from_float(void *stored, Stored type, const float *values, int64_t c
 
 // Returns false when a value is not finite (all are converted nevertheless).
 bool stored_to_float(float *values, const void *stored, Stored type, int64_t count);
+bool stored_is_finite(const void *stored, Stored type, int64_t count);
 
 #endif
