@@ -1,0 +1,67 @@
+#include "parallel/tree.h"
+
+#include "base/die.h"
+#include "base/vector.h"
+
+// A right half of one leaf is added to its left half where that lies, and needs no buffer of its
+// own.
+int tree_buffers(int leaves) {
+    int buffers = 0;
+    while (leaves > 1) {
+        buffers++;
+        leaves /= 2;
+    }
+    return buffers > 1 ? buffers : 1;
+}
+
+void tree_begin(Tree *tree, int leaves) {
+    CHECK(leaves >= 1, "%d leaves", leaves);
+    tree->leaves = leaves;
+    tree->arrived = 0;
+    tree->pending = 0;
+}
+
+// How many nodes of the tree over n leaves are complete with leaf i: those that end there.
+static int nodes_ending(int n, int i) {
+    int begin = 0, end = n, nodes = 0;
+    while (end - begin > 1) {
+        if (end == i + 1) nodes++;
+        const int middle = begin + (end - begin + 1) / 2;
+        if (i < middle) {
+            end = middle;
+        } else {
+            begin = middle;
+        }
+    }
+    return nodes;
+}
+
+void tree_push(Tree *tree, const void *leaf, Type type, Stream stream) {
+    CHECK(tree->arrived < tree->leaves, "leaf %d of %d", tree->arrived, tree->leaves);
+    int merges = nodes_ending(tree->leaves, tree->arrived++);
+    if (merges == 0) {
+        vector_widen(tree->buffer[tree->pending++], leaf, type, tree->count, stream);
+        return;
+    }
+    vector_add(tree->buffer[tree->pending - 1], leaf, type, tree->count, stream);
+    while (--merges > 0) {
+        tree->pending--;
+        vector_add(tree->buffer[tree->pending - 1], tree->buffer[tree->pending], TYPE_F32,
+                   tree->count, stream);
+    }
+}
+
+float *tree_sum(Tree *tree) {
+    CHECK(tree->leaves > 0 && tree->arrived == tree->leaves, "%d of %d leaves", tree->arrived,
+          tree->leaves);
+    return tree->buffer[0];
+}
+
+void tree_add_pieces(float *sums, int64_t stride, int n, int64_t count, Stream stream) {
+    if (n <= 1) return;
+    const int left = (n + 1) / 2;
+    float *const right = sums + left * stride;
+    tree_add_pieces(sums, stride, left, count, stream);
+    tree_add_pieces(right, stride, n - left, count, stream);
+    vector_add(sums, right, TYPE_F32, count, stream);
+}
