@@ -1,0 +1,246 @@
+#include "base/png.h"
+
+#include <errno.h>
+#include <png.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "base/die.h"
+#include "base/font.h"
+
+Picture picture_create(int width, int height, int channels, Colour colour) {
+    CHECK(width > 0 && height > 0 && (channels == 1 || channels == 3), "a picture of %d x %d x %d",
+          width, height, channels);
+    Picture picture = {width, height, channels,
+                       malloc((size_t)width * (size_t)height * (size_t)channels)};
+    CHECK(picture.pixels != NULL, "no memory for a picture of %d x %d", width, height);
+    picture_rectangle(&picture, 0, 0, width, height, colour);
+    return picture;
+}
+
+void picture_free(Picture *picture) {
+    free(picture->pixels);
+    *picture = (Picture){0};
+}
+
+void picture_dot(Picture *picture, int x, int y, Colour colour) {
+    if (x < 0 || y < 0 || x >= picture->width || y >= picture->height) return;
+    const int64_t i = ((int64_t)y * picture->width + x) * picture->channels;
+    picture->pixels[i] = colour.r;
+    if (picture->channels == 1) return;
+    picture->pixels[i + 1] = colour.g;
+    picture->pixels[i + 2] = colour.b;
+}
+
+void picture_rectangle(Picture *picture, int x, int y, int width, int height, Colour colour) {
+    for (int j = y; j < y + height; j++) {
+        for (int i = x; i < x + width; i++) picture_dot(picture, i, j, colour);
+    }
+}
+
+// Bresenham's.
+void picture_line(Picture *picture, int x0, int y0, int x1, int y1, Colour colour) {
+    const int dx = abs(x1 - x0), dy = -abs(y1 - y0);
+    const int sx = x0 < x1 ? 1 : -1, sy = y0 < y1 ? 1 : -1;
+    int error = dx + dy;
+    for (;;) {
+        picture_dot(picture, x0, y0, colour);
+        if (x0 == x1 && y0 == y1) return;
+        const int twice = 2 * error;
+        if (twice >= dy) {
+            error += dy;
+            x0 += sx;
+        }
+        if (twice <= dx) {
+            error += dx;
+            y0 += sy;
+        }
+    }
+}
+
+void picture_text(Picture *picture, int x, int y, const char *text, int scale, Colour colour) {
+    for (; *text != '\0'; text++, x += TEXT_ADVANCE * scale) {
+        const uint8_t *rows = font_letter(*text);
+        for (int j = 0; j < FONT_HEIGHT; j++) {
+            for (int i = 0; i < FONT_WIDTH; i++) {
+                if (!(rows[j] >> (FONT_WIDTH - 1 - i) & 1)) continue;
+                picture_rectangle(picture, x + i * scale, y + j * scale, scale, scale, colour);
+            }
+        }
+    }
+}
+
+static Colour gray(float value) {
+    const float level = (value + 1.0f) * 127.5f;
+    const uint8_t byte = (uint8_t)(level > 255.0f ? 255.0f : level > 0.0f ? level + 0.5f : 0.0f);
+    return (Colour){byte, byte, byte};
+}
+
+void picture_values(Picture *picture, int x, int y, const float *values, int height, int width,
+                    int scale) {
+    for (int j = 0; j < height; j++) {
+        for (int i = 0; i < width; i++) {
+            picture_rectangle(picture, x + i * scale, y + j * scale, scale, scale,
+                              gray(values[(int64_t)j * width + i]));
+        }
+    }
+}
+
+Picture picture_grid(const GridCell *cells, int count, int columns, int scale) {
+    CHECK(count > 0 && columns > 0 && scale > 0, "a grid of %d cells in %d columns, scale %d",
+          count, columns, scale);
+    int height = 1, width = 1, label = 0;
+    for (int i = 0; i < count; i++) {
+        if (cells[i].label != NULL) label = TEXT_HEIGHT + 3;
+        if (cells[i].values == NULL) continue;
+        height = cells[i].height > height ? cells[i].height : height;
+        width = cells[i].width > width ? cells[i].width : width;
+    }
+    const int step_x = width * scale + 1, step_y = height * scale + label + 1;
+    const int rows = (count + columns - 1) / columns;
+    Picture grid = picture_create(columns * step_x + 1, rows * step_y + 1, 1, (Colour){96, 96, 96});
+    for (int i = 0; i < count; i++) {
+        const int x = 1 + i % columns * step_x, y = 1 + i / columns * step_y;
+        picture_rectangle(&grid, x, y, step_x - 1, step_y - 1, (Colour){32, 32, 32});
+        if (cells[i].values != NULL) {
+            picture_values(&grid, x, y, cells[i].values, cells[i].height, cells[i].width, scale);
+        }
+        if (cells[i].label == NULL) continue;
+        char text[64];
+        snprintf(text, sizeof(text), "%s", cells[i].label);
+        const size_t fits = (size_t)((step_x - 1) / TEXT_ADVANCE);
+        if (fits < sizeof(text)) text[fits] = '\0';
+        picture_text(&grid, x + 1, y + height * scale + 1, text, 1, (Colour){224, 224, 224});
+    }
+    return grid;
+}
+
+// ---- files
+
+uint8_t *png_encode(const Picture *picture, int64_t *bytes) {
+    png_image image = {.version = PNG_IMAGE_VERSION,
+                       .width = (png_uint_32)picture->width,
+                       .height = (png_uint_32)picture->height,
+                       .format = picture->channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB};
+    png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
+    uint8_t *file = malloc(size);
+    CHECK(file != NULL, "no memory for a PNG of %d x %d", picture->width, picture->height);
+    const int ok = png_image_write_to_memory(&image, file, &size, 0, picture->pixels, 0, NULL);
+    CHECK(ok, "libpng: %s", image.message);
+    *bytes = (int64_t)size;
+    return file;
+}
+
+// A file being written under a temporary name.
+typedef struct {
+    const char *path;
+    char temporary[1024];
+    FILE *file;
+} Output;
+
+static bool output_open(Output *out, const char *path, Error *error) {
+    out->path = path;
+    const int length =
+        snprintf(out->temporary, sizeof(out->temporary), "%s.%ld.tmp", path, (long)getpid());
+    if (length >= (int)sizeof(out->temporary)) return error_set(error, "%s: name too long", path);
+    out->file = fopen(out->temporary, "wb");
+    return out->file != NULL || error_set(error, "cannot write %s: %s", path, strerror(errno));
+}
+
+static bool output_close(Output *out, Error *error) {
+    const bool flushed =
+        fflush(out->file) == 0 && !ferror(out->file) && fsync(fileno(out->file)) == 0;
+    const int reason = errno;
+    const bool closed = fclose(out->file) == 0;
+    if (flushed && closed && rename(out->temporary, out->path) == 0) return true;
+    error_set(error, "cannot write %s: %s", out->path, strerror(flushed ? errno : reason));
+    remove(out->temporary);
+    return false;
+}
+
+static void put_u32(uint8_t *out, uint32_t x) {
+    for (int i = 0; i < 4; i++) out[i] = (uint8_t)(x >> (24 - 8 * i));
+}
+
+static uint32_t get_u32(const uint8_t *in) {
+    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
+}
+
+// A chunk: length, type, body (a head of `head_bytes`, then the rest), CRC-32 of all but the
+// length.
+static void put_chunk(FILE *file, const char *type, const uint8_t *head, uint32_t head_bytes,
+                      const uint8_t *rest, uint32_t rest_bytes) {
+    uint8_t start[8], end[4];
+    put_u32(start, head_bytes + rest_bytes);
+    memcpy(start + 4, type, 4);
+    uLong crc = crc32(0, start + 4, 4);
+    if (head_bytes > 0) crc = crc32(crc, head, head_bytes);
+    if (rest_bytes > 0) crc = crc32(crc, rest, rest_bytes);
+    put_u32(end, (uint32_t)crc);
+    fwrite(start, 1, sizeof(start), file);
+    if (head_bytes > 0) fwrite(head, 1, head_bytes, file);
+    if (rest_bytes > 0) fwrite(rest, 1, rest_bytes, file);
+    fwrite(end, 1, sizeof(end), file);
+}
+
+bool png_write(const char *path, const Picture *picture, Error *error) {
+    return apng_write(path, picture, 1, 0, error);
+}
+
+// fcTL: sequence number, width, height, offsets 0, the delay as a fraction of a second, dispose 0
+// (leave), blend 0 (replace).
+static void put_frame_control(FILE *file, uint32_t sequence, const Picture *frame,
+                              int milliseconds) {
+    uint8_t body[26] = {0};
+    put_u32(body, sequence);
+    put_u32(body + 4, (uint32_t)frame->width);
+    put_u32(body + 8, (uint32_t)frame->height);
+    put_u32(body + 20, (uint32_t)milliseconds << 16 | 1000u);
+    put_chunk(file, "fcTL", body, sizeof(body), NULL, 0);
+}
+
+bool apng_write(const char *path, const Picture *frames, int count, int milliseconds,
+                Error *error) {
+    CHECK(count > 0 && milliseconds >= 0 && milliseconds < 65536, "%d frames of %d ms", count,
+          milliseconds);
+    Output out;
+    if (!output_open(&out, path, error)) return false;
+    uint32_t sequence = 0;
+    for (int i = 0; i < count; i++) {
+        CHECK(frames[i].width == frames[0].width && frames[i].height == frames[0].height &&
+                  frames[i].channels == frames[0].channels,
+              "%s: frame %d has another size", path, i);
+        int64_t bytes;
+        uint8_t *png = png_encode(&frames[i], &bytes);
+        if (i == 0) fwrite(png, 1, 8, out.file);  // The signature.
+        bool controlled = count == 1;
+        for (int64_t at = 8; at + 12 <= bytes;) {
+            const uint32_t length = get_u32(png + at);
+            const char *type = (const char *)png + at + 4;
+            const uint8_t *body = png + at + 8;
+            const bool data = memcmp(type, "IDAT", 4) == 0;
+            if (data && !controlled) {
+                uint8_t head[8] = {0};  // acTL: the number of frames, played for ever.
+                put_u32(head, (uint32_t)count);
+                if (i == 0) put_chunk(out.file, "acTL", head, sizeof(head), NULL, 0);
+                put_frame_control(out.file, sequence++, &frames[i], milliseconds);
+                controlled = true;
+            }
+            uint8_t number[4];  // What fdAT has and IDAT has not.
+            put_u32(number, sequence);
+            const bool last = memcmp(type, "IEND", 4) == 0;
+            if (i > 0 && data) {
+                put_chunk(out.file, "fdAT", number, sizeof(number), body, length);
+                sequence++;
+            } else if (last ? i == count - 1 : i == 0) {
+                put_chunk(out.file, type, NULL, 0, body, length);
+            }
+            at += 12 + (int64_t)length;
+        }
+        free(png);
+    }
+    return output_close(&out, error);
+}
