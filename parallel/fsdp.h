@@ -17,7 +17,6 @@
 //     }
 //     fsdp_end_step(f);
 //     ... read fsdp_gradient, update fsdp_master ...
-//     fsdp_invalidate(f);
 #ifndef PARALLEL_FSDP_H
 #define PARALLEL_FSDP_H
 
@@ -58,8 +57,8 @@ int64_t fsdp_slice_end(const Fsdp *f, int unit);
 float *fsdp_master(Fsdp *f, int unit);  // [end - begin]
 
 // Which shards are gathered from now on: slices[unit] of [end - begin] each, cut as the masters are
-// (the EMA), or NULL for the masters. Implies fsdp_invalidate. Local, but all ranks must do the
-// same.
+// (the EMA), or NULL for the masters; the caller keeps the array. Implies fsdp_invalidate. Local,
+// but all ranks must do the same.
 void fsdp_source(Fsdp *f, float *const *slices);
 
 // Starts to gather `unit` into a slot; without reshard, or when the slot still holds it, there is
@@ -73,7 +72,7 @@ void fsdp_release(Fsdp *f, int unit);
 // The weights have changed: what the slots hold is stale. No unit may be held. Local.
 void fsdp_invalidate(Fsdp *f);
 
-// A step of `packs` packs begins. Local.
+// A step of `packs` packs begins; implies fsdp_invalidate. Local.
 void fsdp_begin_step(Fsdp *f, int packs);
 
 // The zeroed buffer, [elements], to which this rank adds what its pack of this round gives to the

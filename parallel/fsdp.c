@@ -1,0 +1,381 @@
+#include "parallel/fsdp.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "base/die.h"
+#include "base/vector.h"
+#include "parallel/tree.h"
+
+enum { NO_UNIT = -1, SLOTS = 2, FLOAT = (int)sizeof(float) };
+
+typedef struct {
+    int64_t elements;    // Of the whole unit.
+    int64_t begin, end;  // This rank's slice.
+    float *master;
+    Tree tree;
+} Unit;
+
+typedef struct {
+    real *buffer;
+    int unit;      // What it holds, or NO_UNIT.
+    int users;     // Fetches without a release.
+    int64_t used;  // When it was fetched last; the oldest free slot is overwritten.
+    Event gathered, released;
+} Slot;
+
+struct Fsdp {
+    const Mesh *mesh;
+    FsdpConfig config;
+    FsdpBytes bytes;
+    Arena arena;
+    int units, slots;
+    Unit *unit;            // [units]
+    Slot *slot;            // [slots]
+    float *const *source;  // [units] What is gathered; NULL: the masters.
+    int64_t fetches;
+    float *leaf;
+    int leaf_unit;         // Whose leaf is being written, or NO_UNIT.
+    void *send, *receive;  // One unit's leaves in the wire type; the pieces of the replicas.
+    float *pack_sum;       // The leaves of one pack where its sequence group has several.
+    int64_t *send_offsets, *receive_offsets;  // [ranks + 1] In bytes.
+    int packs;
+    Stream stream;  // All collectives, in the order of the calls.
+    Event rounded, exchanged, changed;
+};
+
+// Takes all memory; run once to measure and once for real.
+static void lay_out(Fsdp *f) {
+    const Mesh *mesh = f->mesh;
+    Arena *arena = &f->arena;
+    int64_t elements_max = 0, slice_max = 0, pieces_max = 0;
+    int64_t mark = arena->used;
+    for (int u = 0; u < f->units; u++) {
+        Unit *unit = &f->unit[u];
+        const int64_t slice = unit->end - unit->begin;
+        unit->master = arena_take(arena, slice * FLOAT);
+        elements_max = max_i64(elements_max, unit->elements);
+        slice_max = max_i64(slice_max, slice);
+        const int64_t piece = div_up(div_up(slice, SLICE_BLOCK), mesh->replicas) * SLICE_BLOCK;
+        pieces_max = max_i64(pieces_max, piece * mesh->replicas);
+    }
+    f->bytes.master = arena->used - mark;
+    mark = arena->used;
+    for (int s = 0; s < f->slots; s++) {
+        const int64_t elements =
+            f->config.reshard_after_forward ? elements_max : f->unit[s].elements;
+        f->slot[s].buffer = arena_take(arena, elements * (int64_t)sizeof(real));
+    }
+    f->bytes.slots = arena->used - mark;
+    mark = arena->used;
+    f->leaf = arena_take(arena, elements_max * FLOAT);
+    f->bytes.leaf = arena->used - mark;
+    mark = arena->used;
+    int64_t receive = 0;
+    f->send = arena_take(arena, elements_max * type_size(f->config.wire));
+    // A slice comes from every rank of the shard group; slices differ by up to a block.
+    if (mesh->shards > 1) receive = slice_max * mesh->shards * type_size(f->config.wire);
+    if (mesh->replicas > 1) receive = max_i64(receive, pieces_max * FLOAT);
+    f->receive = arena_take(arena, receive);
+    if (mesh->sequences > 1) f->pack_sum = arena_take(arena, slice_max * FLOAT);
+    f->bytes.exchange = arena->used - mark;
+    mark = arena->used;
+    const int buffers = tree_buffers(mesh_leaves(mesh, f->config.packs_max));
+    for (int u = 0; u < f->units; u++) {
+        Tree *tree = &f->unit[u].tree;
+        tree->count = f->unit[u].end - f->unit[u].begin;
+        for (int i = 0; i < buffers; i++) {
+            tree->buffer[i] = arena_take(arena, tree->count * FLOAT);
+        }
+    }
+    f->bytes.stack = arena->used - mark;
+    f->bytes.total = arena->used;
+}
+
+static void *allocate(int64_t count, size_t size) {
+    void *memory = calloc((size_t)max_i64(count, 1), size);
+    CHECK(memory != NULL, "no memory for %" PRId64 " x %zu bytes", count, size);
+    return memory;
+}
+
+// Everything but the arena's memory.
+static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config) {
+    Fsdp *f = allocate(1, sizeof(*f));
+    f->mesh = mesh;
+    f->config = *config;
+    f->arena.name = "parameters and gradients";
+    f->units = table->units;
+    f->slots = config->reshard_after_forward ? SLOTS : table->units;
+    f->unit = allocate(f->units, sizeof(*f->unit));
+    f->slot = allocate(f->slots, sizeof(*f->slot));
+    f->leaf_unit = NO_UNIT;
+    const int ranks = mesh->shards > mesh->replicas ? mesh->shards : mesh->replicas;
+    f->send_offsets = allocate(ranks + 1, sizeof(*f->send_offsets));
+    f->receive_offsets = allocate(ranks + 1, sizeof(*f->receive_offsets));
+    for (int u = 0; u < f->units; u++) {
+        Unit *unit = &f->unit[u];
+        unit->elements = table->unit_elements[u];
+        unit->begin = slice_cut(unit->elements, mesh->shard_index, mesh->shards);
+        unit->end = slice_cut(unit->elements, mesh->shard_index + 1, mesh->shards);
+    }
+    for (int s = 0; s < f->slots; s++) f->slot[s].unit = NO_UNIT;
+    lay_out(f);
+    return f;
+}
+
+Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config) {
+    Fsdp *f = shape(table, mesh, config);
+    arena_commit(&f->arena);
+    lay_out(f);
+    f->stream = stream_create();
+    f->rounded = event_create();
+    f->exchanged = event_create();
+    f->changed = event_create();
+    for (int s = 0; s < f->slots; s++) {
+        f->slot[s].gathered = event_create();
+        f->slot[s].released = event_create();
+    }
+    return f;
+}
+
+static void free_host(Fsdp *f) {
+    free(f->unit);
+    free(f->slot);
+    free(f->send_offsets);
+    free(f->receive_offsets);
+    free(f);
+}
+
+void fsdp_free(Fsdp *f) {
+    if (f == NULL) return;
+    for (int s = 0; s < f->slots; s++) {
+        event_free(f->slot[s].gathered);
+        event_free(f->slot[s].released);
+    }
+    event_free(f->rounded);
+    event_free(f->exchanged);
+    event_free(f->changed);
+    stream_free(f->stream);
+    arena_free(&f->arena);
+    free_host(f);
+}
+
+FsdpBytes fsdp_plan(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config) {
+    Fsdp *f = shape(table, mesh, config);
+    const FsdpBytes bytes = f->bytes;
+    free_host(f);
+    return bytes;
+}
+
+FsdpBytes fsdp_bytes(const Fsdp *f) {
+    return f->bytes;
+}
+
+static Unit *unit_of(const Fsdp *f, int unit) {
+    CHECK(unit >= 0 && unit < f->units, "unit %d of %d", unit, f->units);
+    return &f->unit[unit];
+}
+
+int64_t fsdp_slice_begin(const Fsdp *f, int unit) {
+    return unit_of(f, unit)->begin;
+}
+
+int64_t fsdp_slice_end(const Fsdp *f, int unit) {
+    return unit_of(f, unit)->end;
+}
+
+float *fsdp_master(Fsdp *f, int unit) {
+    return unit_of(f, unit)->master;
+}
+
+void fsdp_source(Fsdp *f, float *const *slices) {
+    f->source = slices;
+    fsdp_invalidate(f);
+}
+
+void fsdp_invalidate(Fsdp *f) {
+    for (int s = 0; s < f->slots; s++) {
+        CHECK(f->slot[s].users == 0, "unit %d is still held", f->slot[s].unit);
+        f->slot[s].unit = NO_UNIT;
+    }
+    event_record(f->changed, NULL);
+    stream_await(f->stream, f->changed);
+}
+
+static Slot *slot_of(Fsdp *f, int unit) {
+    for (int s = 0; s < f->slots; s++) {
+        if (f->slot[s].unit == unit) return &f->slot[s];
+    }
+    return NULL;
+}
+
+static Slot *free_slot(Fsdp *f, int unit) {
+    if (!f->config.reshard_after_forward) return &f->slot[unit];
+    Slot *oldest = NULL;
+    for (int s = 0; s < f->slots; s++) {
+        Slot *slot = &f->slot[s];
+        if (slot->users == 0 && (oldest == NULL || slot->used < oldest->used)) oldest = slot;
+    }
+    CHECK(oldest != NULL, "unit %d: units %d and %d are still held", unit, f->slot[0].unit,
+          f->slot[1].unit);
+    return oldest;
+}
+
+// Where each rank of the shard group has its slice of a unit, in bytes.
+static void slice_offsets(const Fsdp *f, int64_t *offsets, int64_t elements, int64_t size) {
+    for (int i = 0; i <= f->mesh->shards; i++) {
+        offsets[i] = slice_cut(elements, i, f->mesh->shards) * size;
+    }
+}
+
+void fsdp_fetch(Fsdp *f, int unit) {
+    const Unit *const u = unit_of(f, unit);
+    Slot *slot = slot_of(f, unit);
+    if (slot == NULL) {
+        slot = free_slot(f, unit);
+        slot->unit = unit;
+        const float *slice = f->source == NULL ? u->master : f->source[unit];
+        stream_await(f->stream, slot->released);
+        vector_round(slot->buffer + u->begin, REAL_TYPE, slice, u->end - u->begin, f->stream);
+        if (f->mesh->shards > 1) {
+            slice_offsets(f, f->send_offsets, u->elements, sizeof(real));
+            comm_all_gather_slices(f->mesh->shard, slot->buffer, f->send_offsets, f->stream);
+        }
+        event_record(slot->gathered, f->stream);
+    }
+    slot->users++;
+    slot->used = ++f->fetches;
+}
+
+const real *fsdp_wait(Fsdp *f, int unit) {
+    const Slot *slot = slot_of(f, unit);
+    CHECK(slot != NULL && slot->users > 0, "unit %d was not fetched", unit);
+    stream_await(NULL, slot->gathered);
+    return slot->buffer;
+}
+
+void fsdp_release(Fsdp *f, int unit) {
+    Slot *slot = slot_of(f, unit);
+    CHECK(slot != NULL && slot->users > 0, "unit %d is not held", unit);
+    slot->users--;
+    event_record(slot->released, NULL);
+}
+
+void fsdp_begin_step(Fsdp *f, int packs) {
+    CHECK(packs >= 1 && packs <= f->config.packs_max, "%d packs of at most %d", packs,
+          f->config.packs_max);
+    f->packs = packs;
+    fsdp_invalidate(f);
+    const int leaves = mesh_leaves(f->mesh, packs);
+    for (int u = 0; u < f->units; u++) tree_begin(&f->unit[u].tree, leaves);
+}
+
+float *fsdp_leaf(Fsdp *f, int unit) {
+    CHECK(f->leaf_unit == NO_UNIT, "unit %d: the leaf of unit %d was not reduced", unit,
+          f->leaf_unit);
+    f->leaf_unit = unit;
+    device_zero(f->leaf, unit_of(f, unit)->elements * FLOAT, NULL);
+    return f->leaf;
+}
+
+// Adds what the shard group sent for this rank's slice: the leaves of one pack one by one by
+// sequence index, then the packs in their order to the tree.
+static void add_leaves(Fsdp *f, Unit *unit, const char *received, int round) {
+    const Mesh *mesh = f->mesh;
+    const Type wire = f->config.wire;
+    const int64_t count = unit->end - unit->begin;
+    int sequence_index = 0;
+    for (int i = 0; i < mesh->shards;) {
+        const int pack = mesh_pack_of(mesh, f->packs, round, i, &sequence_index);
+        const int first = i++;
+        while (i < mesh->shards &&
+               mesh_pack_of(mesh, f->packs, round, i, &sequence_index) == pack) {
+            i++;
+        }
+        if (pack < 0) continue;
+        if (i - first == 1) {
+            tree_push(&unit->tree, received + f->receive_offsets[first], wire, f->stream);
+            continue;
+        }
+        vector_widen(f->pack_sum, received + f->receive_offsets[first], wire, count, f->stream);
+        for (int j = first + 1; j < i; j++) {
+            vector_add(f->pack_sum, received + f->receive_offsets[j], wire, count, f->stream);
+        }
+        tree_push(&unit->tree, f->pack_sum, TYPE_F32, f->stream);
+    }
+}
+
+void fsdp_reduce(Fsdp *f, int unit, int round) {
+    const Mesh *mesh = f->mesh;
+    Unit *const u = unit_of(f, unit);
+    const int64_t size = type_size(f->config.wire), slice = (u->end - u->begin) * size;
+    const bool gives = mesh_pack(mesh, f->packs, round) >= 0;
+    CHECK(f->leaf_unit == (gives ? unit : NO_UNIT),
+          "unit %d, round %d: this rank has %s pack, but the leaf is of unit %d", unit, round,
+          gives ? "a" : "no", f->leaf_unit);
+    f->leaf_unit = NO_UNIT;
+    if (gives) {
+        stream_await(NULL, f->exchanged);  // The exchange before has read `send`.
+        vector_round(f->send, f->config.wire, f->leaf, u->elements, NULL);
+        event_record(f->rounded, NULL);
+        stream_await(f->stream, f->rounded);
+    }
+    slice_offsets(f, f->send_offsets, gives ? u->elements : 0, size);
+    f->receive_offsets[0] = 0;
+    for (int i = 0; i < mesh->shards; i++) {
+        int sequence_index = 0;
+        const bool has = mesh_pack_of(mesh, f->packs, round, i, &sequence_index) >= 0;
+        f->receive_offsets[i + 1] = f->receive_offsets[i] + (has ? slice : 0);
+    }
+    if (mesh->shards > 1) {
+        comm_all_to_all(mesh->shard, f->receive, f->receive_offsets, f->send, f->send_offsets,
+                        f->stream);
+    }
+    add_leaves(f, u, mesh->shards > 1 ? f->receive : f->send, round);
+    event_record(f->exchanged, f->stream);
+}
+
+// Every replica adds one piece of the slice, for all.
+static void add_replicas(Fsdp *f, Unit *unit) {
+    const Mesh *mesh = f->mesh;
+    const int n = mesh->replicas, mine = mesh->replica_index;
+    const int64_t slice = unit->end - unit->begin;
+    float *const sum = tree_sum(&unit->tree), *const pieces = f->receive;
+    for (int i = 0; i <= n; i++) f->send_offsets[i] = slice_cut(slice, i, n) * FLOAT;
+    const int64_t bytes = f->send_offsets[mine + 1] - f->send_offsets[mine];
+    for (int i = 0; i <= n; i++) f->receive_offsets[i] = i * bytes;
+    comm_all_to_all(mesh->replica, pieces, f->receive_offsets, sum, f->send_offsets, f->stream);
+    const int64_t count = bytes / FLOAT;
+    if (mesh->invariant) {
+        tree_add_pieces(pieces, count, n, count, f->stream);
+    } else {
+        for (int i = 1; i < n; i++) {
+            vector_add(pieces, pieces + i * count, TYPE_F32, count, f->stream);
+        }
+    }
+    device_copy((char *)sum + f->send_offsets[mine], pieces, bytes, f->stream);
+    comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->stream);
+}
+
+void fsdp_end_step(Fsdp *f) {
+    for (int u = 0; u < f->units && f->mesh->replicas > 1; u++) add_replicas(f, &f->unit[u]);
+    event_record(f->exchanged, f->stream);
+    stream_await(NULL, f->exchanged);
+}
+
+float *fsdp_gradient(Fsdp *f, int unit) {
+    return tree_sum(&unit_of(f, unit)->tree);
+}
+
+void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {
+    const Unit *const u = unit_of(f, unit);
+    event_record(f->rounded, NULL);
+    stream_await(f->stream, f->rounded);
+    device_copy(out + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
+    if (f->mesh->shards > 1) {
+        slice_offsets(f, f->send_offsets, u->elements, FLOAT);
+        comm_all_gather_slices(f->mesh->shard, out, f->send_offsets, f->stream);
+    }
+    stream_wait(f->stream);
+}

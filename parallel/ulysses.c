@@ -1,0 +1,91 @@
+#include "parallel/ulysses.h"
+
+#include "base/die.h"
+#include "base/vector.h"
+
+enum { ELEMENT = (int)sizeof(real) };
+
+int64_t ulysses_token_cut(int64_t P, int i, int n) {
+    return P * i / n;
+}
+
+int64_t ulysses_head_cut(int64_t H, int i, int n) {
+    return H / n * i + min_i64(i, H % n);
+}
+
+int64_t ulysses_scratch(int64_t P_max, int64_t H, int64_t D_sum, int n) {
+    return (div_up(P_max, n) * H + P_max * div_up(H, n)) * D_sum;
+}
+
+// The parts that this rank exchanges with each other: by its tokens (peer i's heads of them) and by
+// its heads (of peer i's tokens). Offsets in bytes of scratch, tensor after tensor inside a part.
+typedef struct {
+    int n;
+    int64_t token[ULYSSES_RANKS_MAX + 1], head[ULYSSES_RANKS_MAX + 1];  // Cuts.
+    int64_t by_token[ULYSSES_RANKS_MAX + 1], by_head[ULYSSES_RANKS_MAX + 1];
+    int64_t T, h;
+} Parts;
+
+static void parts_init(Parts *parts, const Comm *comm, const UlyssesTensor *tensors, int count,
+                       int64_t P, int64_t H) {
+    const int n = comm_size(comm), rank = comm_rank(comm);
+    CHECK(n <= ULYSSES_RANKS_MAX, "%d ranks split a pack, at most %d can", n, ULYSSES_RANKS_MAX);
+    parts->n = n;
+    for (int i = 0; i <= n; i++) {
+        parts->token[i] = ulysses_token_cut(P, i, n);
+        parts->head[i] = ulysses_head_cut(H, i, n);
+    }
+    parts->T = parts->token[rank + 1] - parts->token[rank];
+    parts->h = parts->head[rank + 1] - parts->head[rank];
+    int64_t D_sum = 0;
+    for (int k = 0; k < count; k++) D_sum += tensors[k].D;
+    for (int i = 0; i <= n; i++) {
+        parts->by_token[i] = parts->T * parts->head[i] * D_sum * ELEMENT;
+        parts->by_head[i] = parts->token[i] * parts->h * D_sum * ELEMENT;
+    }
+}
+
+// Copies between the tensors and the parts in `buffer`: where `by_token`, part i is peer i's heads
+// of this rank's tokens, a band of columns; else this rank's heads of peer i's tokens, whole rows.
+static void copy_parts(const Parts *parts, const UlyssesTensor *tensors, int count, char *buffer,
+                       bool by_token, bool to_buffer, Stream stream) {
+    for (int i = 0; i < parts->n; i++) {
+        const int64_t tokens = parts->token[i + 1] - parts->token[i];
+        const int64_t heads = parts->head[i + 1] - parts->head[i];
+        for (int k = 0; k < count; k++) {
+            const UlyssesTensor *x = &tensors[k];
+            const int64_t rows = by_token ? parts->T : tokens;
+            const int64_t bytes = (by_token ? heads : parts->h) * x->D * ELEMENT;
+            const int64_t row = by_token ? 0 : parts->token[i];
+            const int64_t column = by_token ? parts->head[i] * x->D : 0;
+            if (to_buffer) {
+                vector_copy_rows(buffer, bytes, x->in + row * x->in_stride + column,
+                                 x->in_stride * ELEMENT, rows, bytes, stream);
+            } else {
+                vector_copy_rows(x->out + row * x->out_stride + column, x->out_stride * ELEMENT,
+                                 buffer, bytes, rows, bytes, stream);
+            }
+            buffer += rows * bytes;
+        }
+    }
+}
+
+void ulysses_tokens_to_heads(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
+                             int64_t H, real *scratch, Stream stream) {
+    Parts parts;
+    parts_init(&parts, comm, tensors, count, P, H);
+    char *const send = (char *)scratch, *const receive = send + parts.by_token[parts.n];
+    copy_parts(&parts, tensors, count, send, true, true, stream);
+    comm_all_to_all(comm, receive, parts.by_head, send, parts.by_token, stream);
+    copy_parts(&parts, tensors, count, receive, false, false, stream);
+}
+
+void ulysses_heads_to_tokens(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
+                             int64_t H, real *scratch, Stream stream) {
+    Parts parts;
+    parts_init(&parts, comm, tensors, count, P, H);
+    char *const send = (char *)scratch, *const receive = send + parts.by_head[parts.n];
+    copy_parts(&parts, tensors, count, send, false, true, stream);
+    comm_all_to_all(comm, receive, parts.by_token, send, parts.by_head, stream);
+    copy_parts(&parts, tensors, count, receive, true, false, stream);
+}
