@@ -1,0 +1,128 @@
+#include "model/ops/pointwise.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/die.h"
+#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/smooth.h"
+
+// gelu(x) = x logistic(2 u), since (1 + tanh u) / 2 = logistic(2 u): no cancellation for x < 0.
+#define GELU_U 0.79788456f  // sqrt(2 / pi)
+#define GELU_CUBE 0.044715f
+
+void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
+    (void)stream;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < N; i++) {
+        const float v = to_float(x[i]);
+        const float u = GELU_U * v * (1.0f + GELU_CUBE * v * v);
+        out[i] = to_real(v * logistic(2.0f * u));
+    }
+}
+
+void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream) {
+    (void)stream;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < N; i++) {
+        const float v = to_float(x[i]), square = v * v;
+        const float u = GELU_U * v * (1.0f + GELU_CUBE * square);
+        const float du = GELU_U * (1.0f + 3.0f * GELU_CUBE * square);
+        const float p = logistic(2.0f * u);
+        // 1 - p loses its digits where p is near 1, but the term is then far below p itself.
+        dx[i] = to_real(to_float(dout[i]) * p * (1.0f + 2.0f * v * (1.0f - p) * du));
+    }
+}
+
+void silu_forward(real *out, const real *x, int64_t N, Stream stream) {
+    (void)stream;
+#pragma omp simd
+    for (int64_t i = 0; i < N; i++) {
+        const float v = to_float(x[i]);
+        out[i] = to_real(v * logistic(v));
+    }
+}
+
+void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, Stream stream) {
+    (void)stream;
+#pragma omp simd
+    for (int64_t i = 0; i < N; i++) {
+        const float v = to_float(x[i]), p = logistic(v);
+        dx[i] += dout[i] * p * (1.0f + v * (1.0f - p));
+    }
+}
+
+void gate_residual_forward(real *out, const real *x, const real *h, const real *gate, int64_t ldm,
+                           const int32_t *segment, int64_t T, int64_t C, Stream stream) {
+    (void)stream;
+    if (gate == NULL) {
+#pragma omp parallel for simd schedule(static)
+        for (int64_t i = 0; i < T * C; i++) out[i] = to_real(to_float(x[i]) + to_float(h[i]));
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < T; t++) {
+        const real *g = gate + segment[t] * ldm;
+#pragma omp simd
+        for (int64_t i = t * C; i < (t + 1) * C; i++) {
+            out[i] = to_real(to_float(x[i]) + to_float(g[i - t * C]) * to_float(h[i]));
+        }
+    }
+}
+
+// Rows [first, last), all of one segment; sums = what they add to its row of dgate.
+static void gate_run(real *dh, float *sums, const real *dout, const real *h, const real *gate,
+                     int64_t first, int64_t last, int64_t C) {
+    memset(sums, 0, (size_t)C * sizeof(float));
+    for (int64_t t = first; t < last; t++) {
+        const real *dt = dout + t * C, *ht = h + t * C;
+        real *dht = dh + t * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const float d = to_float(dt[c]);
+            sums[c] += d * to_float(ht[c]);
+            dht[c] = to_real(d * to_float(gate[c]));
+        }
+    }
+}
+
+void gate_residual_backward(real *dh, float *dgate, const real *dout, const real *h,
+                            const real *gate, int64_t ldm, const int32_t *segment, int64_t T,
+                            int64_t C, Stream stream) {
+    if (gate == NULL) {
+        device_copy(dh, dout, T * C * (int64_t)sizeof(real), stream);
+        return;
+    }
+    CHECK(C <= CHANNELS_MAX, "%" PRId64 " channels; the gate holds at most %d", C, CHANNELS_MAX);
+#pragma omp parallel for ordered schedule(static, 1)
+    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
+        float sums[CHANNELS_MAX];
+        const int64_t begin = block * ROW_BLOCK, end = min_i64(T, begin + ROW_BLOCK);
+        const int64_t shared = run_end(segment, begin, end);
+        for (int64_t first = shared, last; first < end; first = last) {
+            last = run_end(segment, first, end);
+            const int64_t row = segment[first] * ldm;
+            gate_run(dh, sums, dout, h, gate + row, first, last, C);
+            add_row(dgate + row, sums, C);
+        }
+        gate_run(dh, sums, dout, h, gate + segment[begin] * ldm, begin, shared, C);
+#pragma omp ordered
+        add_row(dgate + segment[begin] * ldm, sums, C);
+    }
+}
+
+void timestep_embedding(real *out, const float *time, float factor, int64_t S, int64_t width,
+                        Stream stream) {
+    (void)stream;
+    const int64_t half = width / 2;
+    for (int64_t s = 0; s < S; s++) {
+        for (int64_t i = 0; i < half; i++) {
+            const double frequency = exp(-log(1e4) * (double)i / (double)half);
+            const double angle = (double)time[s] * (double)factor * frequency;
+            out[s * width + i] = to_real((float)cos(angle));
+            out[s * width + half + i] = to_real((float)sin(angle));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/die.h"
+#include "model/ops/cpu/rows.h"
+#include "model/ops/norm.h"
+
+// A row is read from memory once and held as floats on the stack while it is normalised and turned.
+// bf16 moves 4 bytes per element forward, 6 backward, and the table of positions once.
+
+static void check_heads(int64_t heads, int64_t D) {
+    CHECK(heads >= 0 && heads * D <= CHANNELS_MAX && D % 2 == 0,
+          "%" PRId64 " heads of %" PRId64 "; at most %d channels, heads of even size", heads, D,
+          CHANNELS_MAX);
+}
+
+void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx, const real *weight,
+                          const float *rope, float epsilon, int64_t T, int64_t heads, int64_t D,
+                          Stream stream) {
+    (void)stream;
+    check_heads(heads, D);
+    const int64_t C = heads * D;
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < T; t++) {
+        float y[CHANNELS_MAX];
+        const real *xt = x + t * ldx;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < C; c++) sum += to_float(xt[c]) * to_float(xt[c]);
+        const float scale = 1.0f / sqrtf(sum / (float)C + epsilon);
+        inverse[t] = scale;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) y[c] = to_float(xt[c]) * scale * to_float(weight[c]);
+        for (int64_t h = 0; h < heads && rope != NULL; h++) {
+            const float *turn = rope + t * D;
+            float *yh = y + h * D;
+#pragma omp simd
+            for (int64_t i = 0; i < D / 2; i++) {
+                const float y0 = yh[2 * i], y1 = yh[2 * i + 1];
+                yh[2 * i] = y0 * turn[2 * i] - y1 * turn[2 * i + 1];
+                yh[2 * i + 1] = y0 * turn[2 * i + 1] + y1 * turn[2 * i];
+            }
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) out[t * C + c] = to_real(y[c]);
+    }
+}
+
+// d = the gradient of y: dout turned back. With g = d * weight and n = x * inverse: dx = inverse (g
+// - n mean(g n)).
+static void backward_row(real *dx, float *dweight, const real *dout, const real *x,
+                         const real *weight, const float *turn, float inverse, int64_t heads,
+                         int64_t D) {
+    const int64_t C = heads * D;
+    float d[CHANNELS_MAX];
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) d[c] = to_float(dout[c]);
+    for (int64_t h = 0; h < heads && turn != NULL; h++) {
+        float *dh = d + h * D;
+#pragma omp simd
+        for (int64_t i = 0; i < D / 2; i++) {
+            const float d0 = dh[2 * i], d1 = dh[2 * i + 1];
+            dh[2 * i] = d0 * turn[2 * i] + d1 * turn[2 * i + 1];
+            dh[2 * i + 1] = d1 * turn[2 * i] - d0 * turn[2 * i + 1];
+        }
+    }
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < C; c++) sum += d[c] * to_float(weight[c]) * to_float(x[c]);
+    const float mean = sum * inverse / (float)C;
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) {
+        const float n = to_float(x[c]) * inverse;
+        dx[c] = to_real(inverse * (d[c] * to_float(weight[c]) - n * mean));
+        dweight[c] += d[c] * n;
+    }
+}
+
+void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
+                           int64_t ldx, const real *weight, const float *rope, const float *inverse,
+                           int64_t T, int64_t heads, int64_t D, Stream stream) {
+    (void)stream;
+    check_heads(heads, D);
+    const int64_t C = heads * D;
+#pragma omp parallel for ordered schedule(static, 1)
+    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
+        float sums[CHANNELS_MAX];
+        memset(sums, 0, (size_t)C * sizeof(float));
+        for (int64_t t = block * ROW_BLOCK; t < min_i64(T, (block + 1) * ROW_BLOCK); t++) {
+            backward_row(dx + t * lddx, sums, dout + t * C, x + t * ldx, weight,
+                         rope != NULL ? rope + t * D : NULL, inverse[t], heads, D);
+        }
+#pragma omp ordered
+        add_row(dweight, sums, C);
+    }
+}
