@@ -118,6 +118,18 @@ double comm_seconds(const Comm *comm) {
     return comm->seconds;
 }
 
+// What rank `i` of comm is called in the world, for messages.
+static int world_rank(const Comm *comm, int i) {
+    MPI_Group group = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+    int rank = i;
+    MPI_CHECK(comm, MPI_Comm_group(comm->mpi, &group));
+    MPI_CHECK(comm, MPI_Comm_group(MPI_COMM_WORLD, &all));
+    MPI_CHECK(comm, MPI_Group_translate_ranks(group, 1, &i, all, &rank));
+    MPI_CHECK(comm, MPI_Group_free(&group));
+    MPI_CHECK(comm, MPI_Group_free(&all));
+    return rank;
+}
+
 static bool same_call(const Call *a, const Call *b) {
     return strcmp(a->operation, b->operation) == 0 && a->counter == b->counter &&
            a->size == b->size && a->detail == b->detail;
@@ -142,10 +154,10 @@ static void compare_calls(const Comm *comm, const Call *mine) {
     for (int i = 0; i < comm->size; i++) {
         const Call *odd = &calls[i], *other = &calls[usual];
         if (same_call(odd, other)) continue;
-        DIE("%s: rank %d of it calls #%" PRId64 " %s (%" PRId64 ", %" PRId64
+        DIE("%s: rank %d calls #%" PRId64 " %s (%" PRId64 ", %" PRId64
             "), %d of %d ranks call #%" PRId64 " %s (%" PRId64 ", %" PRId64 ")",
-            comm->name, i, odd->counter, odd->operation, odd->size, odd->detail, most, comm->size,
-            other->counter, other->operation, other->size, other->detail);
+            comm->name, world_rank(comm, i), odd->counter, odd->operation, odd->size, odd->detail,
+            most, comm->size, other->counter, other->operation, other->size, other->detail);
     }
     free(calls);
 }
@@ -285,10 +297,11 @@ static void compare_counts(const Comm *comm, const int64_t *receive_offsets,
         for (int j = 0; j < n; j++) {
             const int64_t sent = counts[(size_t)i * row + (size_t)j];
             const int64_t expected = counts[(size_t)j * row + (size_t)(n + i)];
-            CHECK(sent == expected,
-                  "%s #%" PRId64 " all_to_all: rank %d of it sends %" PRId64
-                  " bytes to rank %d, which expects %" PRId64,
-                  comm->name, comm->collectives, i, sent, j, expected);
+            if (sent == expected) continue;
+            DIE("%s #%" PRId64 " all_to_all: rank %d sends %" PRId64
+                " bytes to rank %d, which expects %" PRId64,
+                comm->name, comm->collectives, world_rank(comm, i), sent, world_rank(comm, j),
+                expected);
         }
     }
     free(counts);
