@@ -62,16 +62,11 @@ struct Setting {
 };
 
 // Fills the struct at `base`: defaults, then the YAML text (called `name` in messages; NULL: none),
-// then the overrides. False, with all problems added, if there is any; the struct is then not to be
-// used. Local: rank 0 reads the file and broadcasts its text.
+// then the overrides. False, with all problems added, if there is any; what was wrong then
+// has any value (a choice: -1). Local: rank 0 reads the file and broadcasts its text.
 bool settings_parse(void *base, const Setting *table, const char *text, int64_t bytes,
                     const char *name, const char *const *overrides, int override_count,
                     Problems *problems);
-
-// The same for a few settings of a text that others read whole: other keys are passed over.
-bool settings_peek(void *base, const Setting *table, const char *text, int64_t bytes,
-                   const char *name, const char *const *overrides, int override_count,
-                   Problems *problems);
 
 // Every value as canonical text, in the order of the table: key ("stages.0.steps"), value (numbers
 // by the fewest digits that give the same double back), flags of its row.
