@@ -93,7 +93,7 @@ void plan_step(StepPlan *plan, Planner *planner, Cursor *cursor);
 
 // The held-out samples that pass the filters of `stage`, packed alike into at most its number of
 // packs (some may be empty); position is the sample's number among all held-out ones. What finds no
-// room is left out. `after` is not touched.
+// room is left out. `after` is not touched. May run while a loader uses the planner.
 void planner_validation(StepPlan *plan, const Planner *planner, int stage);
 
 // All held-out samples, in the order of their numbers: position, source, row, medium, shape,

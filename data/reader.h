@@ -42,8 +42,8 @@ void loaded_pack_free(LoadedPack *pack);
 
 typedef struct PackReader PackReader;
 
-// A reader with a cache of at most cache_bytes. NULL and a reason when the largest compressed shard
-// does not fit into the cache.
+// A reader with a cache of at most cache_bytes, all of it allocated and touched here. NULL and a
+// reason when the largest of the compressed shards does not fit into the cache.
 PackReader *pack_reader_create(const Planner *planner, int64_t cache_bytes, Error *error);
 void pack_reader_free(PackReader *reader);
 
@@ -51,10 +51,11 @@ void pack_reader_free(PackReader *reader);
 bool pack_reader_load(LoadedPack *out, PackReader *reader, const StepPlan *plan, int64_t pack,
                       Error *error);
 
-// Shards decompressed so far, and bytes that the cache holds at most.
-typedef struct {
-    int64_t shards_loaded, bytes_max;
-} ReaderCounts;
-ReaderCounts pack_reader_counts(const PackReader *reader);
+// Shards decompressed so far.
+int64_t pack_reader_shards_loaded(const PackReader *reader);
+
+// What a reader and a LoadedPack allocate.
+int64_t pack_reader_bytes(const Planner *planner, int64_t cache_bytes);
+int64_t loaded_pack_bytes(const Planner *planner);
 
 #endif
