@@ -1,14 +1,13 @@
 #include "base/png.h"
 
-#include <errno.h>
 #include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include "base/die.h"
+#include "base/files.h"
 #include "base/font.h"
 
 Picture picture_create(int width, int height, int channels, Colour colour) {
@@ -134,31 +133,20 @@ uint8_t *png_encode(const Picture *picture, int64_t *bytes) {
     return file;
 }
 
-// A file being written under a temporary name.
+// A file in memory.
 typedef struct {
-    const char *path;
-    char temporary[1024];
-    FILE *file;
+    uint8_t *data;
+    size_t bytes, room;
 } Output;
 
-static bool output_open(Output *out, const char *path, Error *error) {
-    out->path = path;
-    const int length =
-        snprintf(out->temporary, sizeof(out->temporary), "%s.%ld.tmp", path, (long)getpid());
-    if (length >= (int)sizeof(out->temporary)) return error_set(error, "%s: name too long", path);
-    out->file = fopen(out->temporary, "wb");
-    return out->file != NULL || error_set(error, "cannot write %s: %s", path, strerror(errno));
-}
-
-static bool output_close(Output *out, Error *error) {
-    const bool flushed =
-        fflush(out->file) == 0 && !ferror(out->file) && fsync(fileno(out->file)) == 0;
-    const int reason = errno;
-    const bool closed = fclose(out->file) == 0;
-    if (flushed && closed && rename(out->temporary, out->path) == 0) return true;
-    error_set(error, "cannot write %s: %s", out->path, strerror(flushed ? errno : reason));
-    remove(out->temporary);
-    return false;
+static void put(Output *out, const void *data, size_t bytes) {
+    if (out->bytes + bytes > out->room) {
+        out->room = 2 * (out->bytes + bytes);
+        out->data = realloc(out->data, out->room);
+        CHECK(out->data != NULL, "no memory for a PNG of %zu bytes", out->room);
+    }
+    if (bytes > 0) memcpy(out->data + out->bytes, data, bytes);
+    out->bytes += bytes;
 }
 
 static void put_u32(uint8_t *out, uint32_t x) {
@@ -171,7 +159,7 @@ static uint32_t get_u32(const uint8_t *in) {
 
 // A chunk: length, type, body (a head of `head_bytes`, then the rest), CRC-32 of all but the
 // length.
-static void put_chunk(FILE *file, const char *type, const uint8_t *head, uint32_t head_bytes,
+static void put_chunk(Output *out, const char *type, const uint8_t *head, uint32_t head_bytes,
                       const uint8_t *rest, uint32_t rest_bytes) {
     uint8_t start[8], end[4];
     put_u32(start, head_bytes + rest_bytes);
@@ -180,10 +168,10 @@ static void put_chunk(FILE *file, const char *type, const uint8_t *head, uint32_
     if (head_bytes > 0) crc = crc32(crc, head, head_bytes);
     if (rest_bytes > 0) crc = crc32(crc, rest, rest_bytes);
     put_u32(end, (uint32_t)crc);
-    fwrite(start, 1, sizeof(start), file);
-    if (head_bytes > 0) fwrite(head, 1, head_bytes, file);
-    if (rest_bytes > 0) fwrite(rest, 1, rest_bytes, file);
-    fwrite(end, 1, sizeof(end), file);
+    put(out, start, sizeof(start));
+    put(out, head, head_bytes);
+    put(out, rest, rest_bytes);
+    put(out, end, sizeof(end));
 }
 
 bool png_write(const char *path, const Picture *picture, Error *error) {
@@ -192,22 +180,21 @@ bool png_write(const char *path, const Picture *picture, Error *error) {
 
 // fcTL: sequence number, width, height, offsets 0, the delay as a fraction of a second, dispose 0
 // (leave), blend 0 (replace).
-static void put_frame_control(FILE *file, uint32_t sequence, const Picture *frame,
+static void put_frame_control(Output *out, uint32_t sequence, const Picture *frame,
                               int milliseconds) {
     uint8_t body[26] = {0};
     put_u32(body, sequence);
     put_u32(body + 4, (uint32_t)frame->width);
     put_u32(body + 8, (uint32_t)frame->height);
     put_u32(body + 20, (uint32_t)milliseconds << 16 | 1000u);
-    put_chunk(file, "fcTL", body, sizeof(body), NULL, 0);
+    put_chunk(out, "fcTL", body, sizeof(body), NULL, 0);
 }
 
 bool apng_write(const char *path, const Picture *frames, int count, int milliseconds,
                 Error *error) {
     CHECK(count > 0 && milliseconds >= 0 && milliseconds < 65536, "%d frames of %d ms", count,
           milliseconds);
-    Output out;
-    if (!output_open(&out, path, error)) return false;
+    Output out = {0};
     uint32_t sequence = 0;
     for (int i = 0; i < count; i++) {
         CHECK(frames[i].width == frames[0].width && frames[i].height == frames[0].height &&
@@ -215,7 +202,7 @@ bool apng_write(const char *path, const Picture *frames, int count, int millisec
               "%s: frame %d has another size", path, i);
         int64_t bytes;
         uint8_t *png = png_encode(&frames[i], &bytes);
-        if (i == 0) fwrite(png, 1, 8, out.file);  // The signature.
+        if (i == 0) put(&out, png, 8);  // The signature.
         bool controlled = count == 1;
         for (int64_t at = 8; at + 12 <= bytes;) {
             const uint32_t length = get_u32(png + at);
@@ -225,22 +212,24 @@ bool apng_write(const char *path, const Picture *frames, int count, int millisec
             if (data && !controlled) {
                 uint8_t head[8] = {0};  // acTL: the number of frames, played for ever.
                 put_u32(head, (uint32_t)count);
-                if (i == 0) put_chunk(out.file, "acTL", head, sizeof(head), NULL, 0);
-                put_frame_control(out.file, sequence++, &frames[i], milliseconds);
+                if (i == 0) put_chunk(&out, "acTL", head, sizeof(head), NULL, 0);
+                put_frame_control(&out, sequence++, &frames[i], milliseconds);
                 controlled = true;
             }
             uint8_t number[4];  // What fdAT has and IDAT has not.
             put_u32(number, sequence);
             const bool last = memcmp(type, "IEND", 4) == 0;
             if (i > 0 && data) {
-                put_chunk(out.file, "fdAT", number, sizeof(number), body, length);
+                put_chunk(&out, "fdAT", number, sizeof(number), body, length);
                 sequence++;
             } else if (last ? i == count - 1 : i == 0) {
-                put_chunk(out.file, type, NULL, 0, body, length);
+                put_chunk(&out, type, NULL, 0, body, length);
             }
             at += 12 + (int64_t)length;
         }
         free(png);
     }
-    return output_close(&out, error);
+    const bool ok = file_write(path, out.data, (int64_t)out.bytes, error);
+    free(out.data);
+    return ok;
 }

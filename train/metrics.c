@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/die.h"
+#include "base/files.h"
 
 enum { LINE_MAX_BYTES = 1 << 16 };
 
@@ -32,62 +33,41 @@ static bool line_step(int64_t *step, const char *line, size_t bytes) {
     return ok;
 }
 
-// Copies the lines that stay from `in` to `out` (NULL: only counts). *cut: lines that do not stay.
-static bool copy_lines(FILE *out, FILE *in, const char *path, int64_t resume_step, int64_t *cut,
-                       Error *error) {
-    char *line = NULL;
-    size_t room = 0;
-    ssize_t bytes;
-    bool ok = true;
-    *cut = 0;
-    for (int64_t number = 1; ok && (bytes = getline(&line, &room, in)) > 0; number++) {
-        int64_t step = 0;
-        const bool whole = line[bytes - 1] == '\n';
-        if (whole && !line_step(&step, line, (size_t)bytes)) {
-            ok = error_set(error,
-                           "%s:%" PRId64
-                           ": not a JSON object with a whole \"step\"; move the file "
-                           "away to start a new one",
-                           path, number);
-        } else if (!whole || step > resume_step || resume_step < 0) {
-            ++*cut;
-        } else if (out != NULL) {
-            fwrite(line, 1, (size_t)bytes, out);
+// Moves the lines that stay to the front of `text` and returns their bytes; -1 and a reason when a
+// line is wrong.
+static int64_t keep_lines(char *text, int64_t bytes, const char *path, int64_t resume_step,
+                          Error *error) {
+    int64_t kept = 0, number = 1;
+    for (const char *line = text, *end = text + bytes; line < end; number++) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        if (newline == NULL) break;  // Was being written when the run died.
+        const int64_t length = newline + 1 - line;
+        int64_t step;
+        if (!line_step(&step, line, (size_t)length)) {
+            error_set(error,
+                      "%s:%" PRId64
+                      ": not a JSON object with a whole \"step\"; move the file away "
+                      "to start a new one",
+                      path, number);
+            return -1;
         }
+        if (step <= resume_step && resume_step >= 0) {
+            memmove(text + kept, line, (size_t)length);
+            kept += length;
+        }
+        line += length;
     }
-    if (ok && ferror(in)) ok = error_set(error, "cannot read %s: %s", path, strerror(errno));
-    free(line);
-    return ok;
-}
-
-// Replaces the file by its lines up to resume_step.
-static bool rewrite(const char *path, FILE *in, int64_t resume_step, Error *error) {
-    char temporary[1100];
-    snprintf(temporary, sizeof(temporary), "%s.%ld.tmp", path, (long)getpid());
-    FILE *out = fopen(temporary, "wb");
-    if (out == NULL) return error_set(error, "cannot write %s: %s", temporary, strerror(errno));
-    int64_t cut;
-    rewind(in);
-    bool ok = copy_lines(out, in, path, resume_step, &cut, error);
-    if (fflush(out) != 0 || ferror(out) || fsync(fileno(out)) != 0) {
-        ok = error_set(error, "cannot write %s: %s", temporary, strerror(errno));
-    }
-    fclose(out);
-    if (ok && rename(temporary, path) != 0) {
-        ok = error_set(error, "cannot replace %s: %s", path, strerror(errno));
-    }
-    if (!ok) remove(temporary);
-    return ok;
+    return kept;
 }
 
 static bool cut_back(const char *path, int64_t resume_step, Error *error) {
-    FILE *in = fopen(path, "rb");
-    if (in == NULL && errno == ENOENT) return true;
-    if (in == NULL) return error_set(error, "cannot read %s: %s", path, strerror(errno));
-    int64_t cut;
-    bool ok = copy_lines(NULL, in, path, resume_step, &cut, error);
-    if (ok && cut > 0) ok = rewrite(path, in, resume_step, error);
-    fclose(in);
+    if (!path_exists(path)) return true;
+    int64_t bytes;
+    char *text = file_read(path, INT64_MAX, &bytes, error);
+    if (text == NULL) return false;
+    const int64_t kept = keep_lines(text, bytes, path, resume_step, error);
+    const bool ok = kept == bytes || (kept >= 0 && file_write(path, text, kept, error));
+    free(text);
     return ok;
 }
 

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/die.h"
+#include "base/files.h"
 #include "data/demo/text.h"
-#include "data/files.h"
 
 static const char codec_name[] = "dct4-haar2", encoder_name[] = "hashed-words";
 
@@ -34,9 +34,9 @@ bool demo_facts_write(const DemoFacts *facts, const char *folder, Error *error) 
     char *text = json_dumps(json, JSON_INDENT(1));
     json_decref(json);
     CHECK(text != NULL, "no memory for dataset.json");
-    char path[FILE_PATH_MAX];
-    file_path(path, folder, "dataset.json");
-    const bool ok = file_publish(path, &(FilePart){text, (int64_t)strlen(text)}, 1, error);
+    char path[PATH_BYTES_MAX];
+    const bool ok = path_join(path, folder, "dataset.json", error) &&
+                    file_write(path, text, (int64_t)strlen(text), error);
     free(text);
     return ok;
 }
@@ -93,10 +93,10 @@ static const char *parse(DemoFacts *facts, const json_t *json) {
 }
 
 bool demo_facts_read(DemoFacts *facts, const char *folder, Error *error) {
-    char path[FILE_PATH_MAX];
-    file_path(path, folder, "dataset.json");
+    char path[PATH_BYTES_MAX];
+    if (!path_join(path, folder, "dataset.json", error)) return false;
     int64_t bytes;
-    char *text = file_read(&bytes, path, 1 << 20, error);
+    char *text = file_read(path, 1 << 20, &bytes, error);
     if (text == NULL) return false;
     json_error_t fault;
     json_t *json = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &fault);
