@@ -1,0 +1,99 @@
+// ./kintoun: runs the build that fits this machine and the settings run.device and run.precision,
+// build/DEVICE-PRECISION/kintoun beside this program, with the same arguments. It reads nothing
+// else and leaves every complaint about the settings to the program that it starts.
+#include <errno.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/die.h"
+#include "base/settings.h"
+
+enum { PATH_BYTES = 4096, OVERRIDES_MAX = 64 };
+typedef enum { DEVICE_AUTO, DEVICE_CUDA, DEVICE_CPU } Device;
+typedef enum { PRECISION_AUTO, PRECISION_BF16, PRECISION_FP32 } Precision;
+
+typedef struct {
+    int device, precision;
+} Choice;
+
+static const Setting table[] = {
+    {"run.device", SETTING_CHOICE, offsetof(Choice, device), "auto", .choices = "auto|cuda|cpu",
+     .help = "what to run on"},
+    {"run.precision", SETTING_CHOICE, offsetof(Choice, precision), "auto",
+     .choices = "auto|bf16|fp32", .help = "of weights and activations"},
+    {.key = NULL}};
+
+static int refuse(const char *what, const char *path, const char *remedy) {
+    fprintf(stderr, "kintoun: %s%s; %s\n", what, path, remedy);
+    return EXIT_CONFIG;
+}
+
+static bool has_gpu(void) {
+    glob_t found;
+    const bool any = glob("/dev/nvidia[0-9]*", 0, NULL, &found) == 0 && found.gl_pathc > 0;
+    globfree(&found);
+    return any;
+}
+
+static bool multiplies_bf16(void) {
+#ifdef __x86_64__
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    return false;
+#endif
+}
+
+// The settings of the config that `train` and `plan` name, and of the command line.
+static Choice read_choice(int argc, char **argv) {
+    static char text[1 << 20];
+    static Problems problems;  // Others report them, and better.
+    const char *overrides[OVERRIDES_MAX];
+    int count = 0;
+    size_t bytes = 0;
+    for (int i = 2; i < argc; i++) {
+        const bool wanted = strncmp(argv[i], "run.", 4) == 0;
+        if (wanted && count < OVERRIDES_MAX) overrides[count++] = argv[i];
+    }
+    const bool named = argc > 2 && (strcmp(argv[1], "train") == 0 || strcmp(argv[1], "plan") == 0);
+    FILE *const file = named ? fopen(argv[2], "r") : NULL;
+    if (file != NULL) {
+        bytes = fread(text, 1, sizeof(text), file);
+        fclose(file);
+    }
+    Choice choice;
+    settings_parse(&choice, table, text, (int64_t)bytes, "", overrides, count, &problems);
+    return choice;
+}
+
+int main(int argc, char **argv) {
+    char path[PATH_BYTES], build[PATH_BYTES];
+    const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    CHECK(length > 0 && length < PATH_BYTES - 64, "cannot tell where this program is");
+    path[length] = '\0';
+    *strrchr(path, '/') = '\0';
+
+    const Choice choice = read_choice(argc, argv);
+    snprintf(build, sizeof(build), "%.4000s/build/cuda-fp32/kintoun", path);
+    const bool has_cuda = access(build, X_OK) == 0;
+    const bool cuda =
+        choice.device == DEVICE_CUDA || (choice.device != DEVICE_CPU && has_cuda && has_gpu());
+    if (cuda && !has_cuda)
+        return refuse("run.device = cuda, but there is no ", build,
+                      "run make where nvcc is, or set run.device=cpu");
+    if (cuda && !has_gpu())
+        return refuse("run.device = cuda, but there is no GPU here (/dev/nvidia*)", "",
+                      "set run.device=cpu");
+    const bool native = cuda || multiplies_bf16();
+    if (choice.precision == PRECISION_BF16 && !native) {
+        return refuse("run.precision = bf16, but this processor has no bf16 products (AVX512-BF16)",
+                      "", "set run.precision=fp32");
+    }
+    const bool bf16 = choice.precision != PRECISION_FP32 && native;
+    snprintf(build, sizeof(build), "%.4000s/build/%s-%s/kintoun", path, cuda ? "cuda" : "cpu",
+             bf16 ? "bf16" : "fp32");
+    execv(build, argv);
+    return refuse("cannot start ", build, errno == ENOENT ? "run make" : strerror(errno));
+}
