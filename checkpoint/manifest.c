@@ -1,10 +1,13 @@
 #include "checkpoint/manifest.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/checksum.h"
 #include "base/die.h"
@@ -150,6 +153,37 @@ bool manifest_check_block(const Manifest *manifest, int64_t block, const void *d
                      "%s: bytes %" PRId64 " to %" PRId64 ": CRC-32C %08" PRIx32
                      ", MANIFEST has %08" PRIx32,
                      manifest->layout.files[file].path, offset, offset + bytes, found, want);
+}
+
+bool manifest_read_block(const Manifest *manifest, const char *folder, int64_t block, char *data,
+                         Error *error) {
+    int64_t offset, bytes;
+    const int f = layout_block(&manifest->layout, block, &offset, &bytes);
+    char path[PATH_BYTES_MAX];
+    if (!path_join(path, folder, manifest->layout.files[f].path, error)) return false;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
+    const bool ok = file_read_at(fd, data, bytes, offset, path, error);
+    close(fd);
+    return ok && manifest_check_block(manifest, block, data, error);
+}
+
+char *manifest_read_start(const Manifest *manifest, const char *folder, int file, int64_t bytes,
+                          int64_t *got, Error *error) {
+    const LayoutFile *f = &manifest->layout.files[file];
+    const int64_t blocks = div_up(min_i64(bytes, f->bytes), CHECKPOINT_BLOCK);
+    char *data = malloc((size_t)(blocks * CHECKPOINT_BLOCK) + 1);
+    CHECK(data != NULL, "no memory for %" PRId64 " blocks of %s", blocks, f->path);
+    for (int64_t b = 0; b < blocks; b++) {
+        if (!manifest_read_block(manifest, folder, f->first_block + b, data + b * CHECKPOINT_BLOCK,
+                                 error)) {
+            free(data);
+            return NULL;
+        }
+    }
+    *got = min_i64(f->bytes, blocks * CHECKPOINT_BLOCK);
+    data[*got] = '\0';
+    return data;
 }
 
 bool manifest_check_sizes(const Manifest *manifest, const char *folder, Error *error) {

@@ -36,6 +36,16 @@ void manifest_free(Manifest *manifest);
 // Compares a block's bytes with its checksum; the message names file and byte range.
 bool manifest_check_block(const Manifest *manifest, int64_t block, const void *data, Error *error);
 
+// Reads and compares a block of the checkpoint in `folder`: `data` has room for CHECKPOINT_BLOCK
+// bytes.
+bool manifest_read_block(const Manifest *manifest, const char *folder, int64_t block, char *data,
+                         Error *error);
+
+// The first `bytes` bytes of a file or all of it if it is shorter, checked and malloc'd, up to the
+// end of their last block; *got of them and a NUL. NULL with the reason.
+char *manifest_read_start(const Manifest *manifest, const char *folder, int file, int64_t bytes,
+                          int64_t *got, Error *error);
+
 // Compares the sizes of all files in `folder`.
 bool manifest_check_sizes(const Manifest *manifest, const char *folder, Error *error);
 
