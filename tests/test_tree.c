@@ -1,0 +1,100 @@
+// Ordered sums: merging leaves as they come gives the bits of the tree as it is defined, within the
+// promised number of buffers; and any number of replicas that divides gives those bits too.
+// ranks: 1
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "parallel/tree.h"
+#include "tests/check.h"
+
+enum { LEAVES_MAX = 70, COUNT = 37 };
+
+static float leaves[LEAVES_MAX][COUNT];
+
+static void fill(void) {
+    for (int i = 0; i < LEAVES_MAX; i++) {
+        rng_normal(leaves[i], COUNT, 7, RNG_TEST, (uint64_t)i, 0);
+    }
+}
+
+// The definition: the first ceil(n / 2) leaves, and the rest.
+static float tree_over(int begin, int n, int c) {
+    if (n == 1) return leaves[begin][c];
+    const int left = (n + 1) / 2;
+    return tree_over(begin, left, c) + tree_over(begin + left, n - left, c);
+}
+
+// Sums leaves [begin, begin + n) into `sum`, with no more than the promised buffers.
+static void stack_sum(float *sum, int begin, int n) {
+    Tree tree = {.count = COUNT};
+    const int buffers = tree_buffers(n);
+    for (int i = 0; i < buffers; i++) tree.buffer[i] = malloc(COUNT * sizeof(float));
+    tree_begin(&tree, n);
+    for (int i = 0; i < n; i++) tree_push(&tree, leaves[begin + i], TYPE_F32, NULL);
+    memcpy(sum, tree_sum(&tree), COUNT * sizeof(float));
+    for (int i = 0; i < buffers; i++) free(tree.buffer[i]);
+}
+
+static void test_stack_is_the_tree(void **state) {
+    (void)state;
+    float got[COUNT], want[COUNT], serial[COUNT] = {0};
+    int differs = 0;
+    for (int n = 1; n <= LEAVES_MAX; n++) {
+        stack_sum(got, 0, n);
+        for (int c = 0; c < COUNT; c++) {
+            want[c] = tree_over(0, n, c);
+            serial[c] += leaves[n - 1][c];
+        }
+        check_equal("sum", got, want, COUNT);
+        differs += memcmp(serial, want, sizeof(want)) != 0;
+    }
+    check_that(differs > LEAVES_MAX / 2, "the order shows in %d of %d sums only", differs,
+               LEAVES_MAX);
+    check_that(tree_buffers(1) == 1 && tree_buffers(3) == 1 && tree_buffers(8) == 3 &&
+                   tree_buffers(1000) == 9,
+               "buffers");
+}
+
+static void test_replicas_build_the_same_tree(void **state) {
+    (void)state;
+    for (int n = 1; n <= LEAVES_MAX; n++) {
+        float want[COUNT], pieces[8 * COUNT];
+        stack_sum(want, 0, n);
+        for (int replicas = 1; replicas <= 8; replicas *= 2) {
+            if (n % replicas != 0) continue;
+            for (int g = 0; g < replicas; g++) {
+                stack_sum(pieces + g * COUNT, g * (n / replicas), n / replicas);
+            }
+            tree_add_pieces(pieces, COUNT, replicas, COUNT, NULL);
+            check_equal("sum over replicas", pieces, want, COUNT);
+        }
+    }
+}
+
+static void test_narrow_leaves(void **state) {
+    (void)state;
+    Tree tree = {.count = COUNT};
+    float buffer[COUNT], want[COUNT];
+    uint16_t narrow[2][COUNT];
+    for (int c = 0; c < COUNT; c++) {
+        for (int i = 0; i < 2; i++) narrow[i][c] = float_to_bf16(leaves[i][c]);
+        want[c] = bf16_to_float(narrow[0][c]) + bf16_to_float(narrow[1][c]);
+    }
+    tree.buffer[0] = buffer;
+    for (int step = 0; step < 2; step++) {  // A tree serves step after step.
+        tree_begin(&tree, 2);
+        for (int i = 0; i < 2; i++) tree_push(&tree, narrow[i], TYPE_BF16, NULL);
+        check_equal("sum", tree_sum(&tree), want, COUNT);
+    }
+}
+
+int main(void) {
+    fill();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stack_is_the_tree),
+        cmocka_unit_test(test_replicas_build_the_same_tree),
+        cmocka_unit_test(test_narrow_leaves),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
