@@ -1,64 +1,73 @@
 # make          builds build/cpu-bf16/ and build/cpu-fp32/ and the launcher ./kintoun
-# make run      the main job: data, training, pictures          make test   everything that must hold
-# make bench    the benchmark programs                          make tidy   layers, limits, banned functions
-# make DEBUG=1  with the address and undefined-behaviour sanitizers, in build/debug-*
-# PRECISION=fp32|bf16 restricts what is built.
+# make run      the main job: data, training, pictures      make test    everything that must hold
+# make bench    the benchmark programs                      make tidy    layers, limits, bans
+# make golden   runs the generators of tests/golden again (PYTHON with PyTorch)
+# DEBUG=1 builds with the address and undefined-behaviour sanitizers, in build/debug-*;
+# PRECISION=fp32|bf16 restricts what is built. sh launch/setup installs what is missing.
 
 MARCH ?= native
+PYTHON ?= python3
 CC = mpicc
-export OMPI_ALLOW_RUN_AS_ROOT = 1
-export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
-
-BACKEND := cpu
-PRECISIONS := $(if $(PRECISION),$(PRECISION),bf16 fp32)
-PREFIX := build/$(if $(DEBUG),debug-)$(BACKEND)
+MAKEFLAGS += -j$(shell nproc)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
-OPTIMIZE := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-omit-frame-pointer,-O3 -g1)
-comma := ,
-OPTIMIZE := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-omit-frame-pointer,-O3 -g1)
-CFLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -I. $(WARNINGS) $(OPTIMIZE) -march=$(MARCH) \
+CFLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -I. $(WARNINGS) -march=$(MARCH) \
           -mprefer-vector-width=512 -ffp-contract=fast -fno-math-errno -fopenmp -MMD -MP
 LIBS := -lyaml -lzstd -ljansson -lpng -lz -lxxhash -ldnnl -lpthread -lm
+FAST := -O3 -g1
+SAFE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 SOURCES := $(shell find base parallel model data checkpoint train -name '*.c' ! -path '*/cuda/*' | sort)
 LIBRARY := $(filter-out train/main.c,$(SOURCES))
-TESTS := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-BENCHES := $(patsubst bench/%.c,%,$(wildcard bench/*.c))
-DEFINES_bf16 := -DREAL_BF16
-DEFINES_fp32 :=
+TESTS := $(wildcard tests/test_*.c)
+TESTS_fp32 := $(filter-out $(shell grep -L '^//.*precision:.*fp32' $$(grep -l '^//.*precision:' $(TESTS) /dev/null) /dev/null),$(TESTS))
+TESTS_bf16 := $(shell grep -l '^//.*precision:.*bf16' $(TESTS) /dev/null)
+TESTS_safe := $(filter-out $(shell grep -l '^//.*sanitize: no' $(TESTS) /dev/null),$(TESTS_fp32))
+BENCHES := $(patsubst %.c,%,$(wildcard bench/*.c))
+
+PRECISIONS := $(or $(PRECISION),bf16 fp32)
+BUILDS := $(PRECISIONS:%=build/$(if $(DEBUG),debug-)cpu-%)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all run test bench tidy format golden clean tests
+.PHONY: all run test tests tests-safe bench tidy format golden clean
 
-all: $(foreach p,$(PRECISIONS),$(PREFIX)-$(p)/kintoun) kintoun
+all: $(BUILDS:%=%/kintoun) kintoun
 
-# One set of rules per precision.
+# $(1): folder, $(2): how to optimise, $(3): definitions.
 define rules
-$(PREFIX)-$(1)/%.o: %.c
-	@mkdir -p $$(dir $$@)
-	$$(CC) $$(CFLAGS) $$(DEFINES_$(1)) -c $$< -o $$@
-$(PREFIX)-$(1)/libkintoun.a: $(LIBRARY:%.c=$(PREFIX)-$(1)/%.o)
+build/$(1)/%.o: %.c Makefile
+	@mkdir -p $$(@D)
+	@echo "cc $$@"
+	@$$(CC) $$(CFLAGS) $(2) $(3) -c $$< -o $$@
+build/$(1)/libkintoun.a: $(LIBRARY:%.c=build/$(1)/%.o)
 	@rm -f $$@
 	@ar rcs $$@ $$^
-$(PREFIX)-$(1)/kintoun: $(PREFIX)-$(1)/train/main.o $(PREFIX)-$(1)/libkintoun.a
-	$$(CC) $$(OPTIMIZE) -fopenmp $$^ $$(LIBS) -o $$@
-$(PREFIX)-$(1)/tests/test_%: $(PREFIX)-$(1)/tests/test_%.o $(PREFIX)-$(1)/tests/check.o $(PREFIX)-$(1)/libkintoun.a
-	$$(CC) $$(OPTIMIZE) -fopenmp $$^ $$(LIBS) -lcmocka -o $$@
-$(PREFIX)-$(1)/bench/%: $(PREFIX)-$(1)/bench/%.o $(PREFIX)-$(1)/libkintoun.a
-	$$(CC) $$(OPTIMIZE) -fopenmp $$^ $$(LIBS) -o $$@
+build/$(1)/kintoun: build/$(1)/train/main.o build/$(1)/libkintoun.a
+	$$(CC) $(2) -fopenmp $$^ $$(LIBS) -o $$@
+build/$(1)/tests/test_%: build/$(1)/tests/test_%.o build/$(1)/tests/check.o build/$(1)/libkintoun.a
+	@$$(CC) $(2) -fopenmp $$^ $$(LIBS) -lcmocka -o $$@
+build/$(1)/bench/%: build/$(1)/bench/%.o build/$(1)/libkintoun.a
+	@$$(CC) $(2) -fopenmp $$^ $$(LIBS) -o $$@
 endef
-$(foreach p,bf16 fp32,$(eval $(call rules,$(p))))
+$(eval $(call rules,cpu-fp32,$(FAST),))
+$(eval $(call rules,cpu-bf16,$(FAST),-DREAL_BF16))
+$(eval $(call rules,debug-cpu-fp32,$(SAFE),))
+$(eval $(call rules,debug-cpu-bf16,$(SAFE),-DREAL_BF16))
 
 # The small program that picks the build that fits this machine and the settings.
-kintoun: launch/kintoun.c
-	$(CC) -std=c11 -D_POSIX_C_SOURCE=200809L -I. $(WARNINGS) -O2 $< -lyaml -o $@
+LAUNCHER := $(patsubst %,build/cpu-fp32/%.o,launch/kintoun base/settings base/setting_value base/error base/die)
+kintoun: $(LAUNCHER)
+	@$(CC) $^ -lyaml -o $@
 
-tests: $(foreach p,$(PRECISIONS),$(TESTS:%=$(PREFIX)-$(p)/tests/%))
-bench: $(foreach p,$(PRECISIONS),$(BENCHES:%=$(PREFIX)-$(p)/bench/%))
+tests: $(foreach p,$(PRECISIONS),$(TESTS_$(p):%.c=build/$(if $(DEBUG),debug-)cpu-$(p)/%))
+tests-safe: $(TESTS_safe:%.c=build/debug-cpu-fp32/%) build/debug-cpu-fp32/kintoun
+bench: $(foreach b,$(BUILDS),$(BENCHES:%=$(b)/%))
 
-test: all tests
+run: all
+	@sh launch/demo
+
+test: all tests tests-safe bench
 	@sh tests/run.sh
 
 tidy:
@@ -66,6 +75,9 @@ tidy:
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
+
+golden:
+	@for script in tests/golden/*.py; do echo "$$script" && $(PYTHON) "$$script" || exit 1; done
 
 clean:
 	rm -rf build kintoun

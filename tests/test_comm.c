@@ -1,6 +1,7 @@
 // Communicators: every rank knows the result of each collective without asking the others; sizes
 // are uneven, zero, and larger than one message. `test_comm odd` and `test_comm counts` misuse them
-// on purpose for tests/test_comm_check.sh. ranks: 1 2 3 4
+// on purpose for tests/test_comm_check.sh.
+// ranks: 1 2 3 4
 #include <stdlib.h>
 #include <string.h>
 

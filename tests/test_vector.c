@@ -1,6 +1,8 @@
 // Vectors: casts and sums element by element, the exact sum in any order, the sum of squares and
 // AdamW against formulas in double; the same bits for any number of threads and wherever a buffer
-// is cut. ranks: 1 precision: fp32 bf16
+// is cut.
+// ranks: 1
+// precision: fp32 bf16
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
