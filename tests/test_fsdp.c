@@ -1,0 +1,270 @@
+// FSDP: on every layout that the ranks allow, gathered weights are the masters rounded, and the sum
+// of the packs' gradients is bit for bit the tree that the design defines; with whole sequence
+// groups inside a shard group it does not depend on the layout at all. Steps repeat, wires differ,
+// units are smaller than a block; memory is what was planned.
+// ranks: 1 2 3 4
+// precision: fp32 bf16
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/vector.h"
+#include "parallel/fsdp.h"
+#include "parallel/tree.h"
+#include "tests/check.h"
+
+enum { UNITS = 4, PACKS_MAX = 12, SEQUENCE_MAX = 4, ELEMENTS = 128 + 5056 + 3072 + 9984 };
+
+static Comm *world;
+static ParamTable table;
+static int64_t unit_start[UNITS + 1];  // In an array of all units.
+static float leaves[PACKS_MAX][SEQUENCE_MAX][ELEMENTS];
+static float sums[PACKS_MAX][ELEMENTS];  // Where expected sums are built.
+
+static bool all_agree(bool mine) {
+    int64_t all = mine;
+    comm_all_reduce_min(world, &all, 1);
+    return all == 1;
+}
+
+static void fill(void) {
+    const int64_t counts[UNITS] = {100, 5000, 3072, 9984};
+    for (int u = 0; u < UNITS; u++) {
+        param_unit_begin(&table);
+        const char *const names[UNITS] = {"stem", "block.0", "block.1", "head"};
+        param_add(&table, names[u], 1, &counts[u], INIT_NORMAL, true);
+        unit_start[u + 1] = unit_start[u] + table.unit_elements[u];
+    }
+    for (int pack = 0; pack < PACKS_MAX; pack++) {
+        for (int i = 0; i < SEQUENCE_MAX; i++) {
+            rng_normal(leaves[pack][i], ELEMENTS, 3, RNG_TEST, (uint64_t)(pack * 16 + i), 0);
+        }
+    }
+}
+
+// Adds a leaf as the wire carries it.
+static void add_leaf(float *sum, int pack, int sequence_index, Type wire) {
+    for (int64_t e = 0; e < ELEMENTS; e++) {
+        const float x = leaves[pack][sequence_index][e];
+        sum[e] += wire == TYPE_BF16 ? bf16_to_float(float_to_bf16(x)) : x;
+    }
+}
+
+// The sum where the layout does not matter: leaves of a pack one by one, the tree over packs.
+static const float *expected_invariant(int packs, int sequence, Type wire) {
+    memset(sums, 0, sizeof(sums));
+    for (int pack = 0; pack < packs; pack++) {
+        for (int i = 0; i < sequence; i++) add_leaf(sums[pack], pack, i, wire);
+    }
+    tree_add_pieces(sums[0], ELEMENTS, packs, ELEMENTS, NULL);
+    return sums[0];
+}
+
+// The sum where shard groups cut sequence groups: a tree per group, the groups in order.
+static const float *expected_of_layout(const MeshConfig *config, int packs, Type wire) {
+    static float total[ELEMENTS];
+    Mesh mesh;
+    mesh_shape(&mesh, config, 0, comm_size(world));
+    for (int g = 0; g < mesh.replicas; g++) {
+        mesh_shape(&mesh, config, g * mesh.shards, comm_size(world));
+        memset(sums, 0, sizeof(sums));
+        int n = 0, last = -1;
+        for (int round = 0; round < mesh_rounds(&mesh, packs); round++) {
+            for (int i = 0; i < mesh.shards; i++) {
+                int sequence_index = 0;
+                const int pack = mesh_pack_of(&mesh, packs, round, i, &sequence_index);
+                if (pack < 0) continue;
+                n += pack != last;
+                last = pack;
+                add_leaf(sums[n - 1], pack, sequence_index, wire);
+            }
+        }
+        tree_add_pieces(sums[0], ELEMENTS, n, ELEMENTS, NULL);
+        for (int64_t e = 0; e < ELEMENTS; e++) total[e] = sums[0][e] + (g > 0 ? total[e] : 0);
+    }
+    return total;
+}
+
+// Whether the slot has the unit's initial values times `factor`, rounded.
+static bool weights_right(const real *weights, int unit, float factor) {
+    static float want[ELEMENTS];
+    const int64_t elements = table.unit_elements[unit];
+    param_init(want, &table, unit, 0, elements, 1);
+    bool right = true;
+    for (int64_t e = 0; e < elements; e++) right = right && weights[e] == to_real(factor * want[e]);
+    return right;
+}
+
+// One step as the training loop has it. Returns whether all weights were right.
+static bool run_step(Fsdp *f, const Mesh *mesh, int packs, float factor) {
+    bool right = true;
+    fsdp_begin_step(f, packs);
+    for (int round = 0; round < mesh_rounds(mesh, packs); round++) {
+        const int pack = mesh_pack(mesh, packs, round);
+        fsdp_fetch(f, 0);
+        for (int u = 0; u < UNITS; u++) {
+            if (u + 1 < UNITS) fsdp_fetch(f, u + 1);
+            right = right && weights_right(fsdp_wait(f, u), u, factor);
+            fsdp_release(f, u);
+        }
+        fsdp_fetch(f, UNITS - 1);
+        for (int u = UNITS - 1; u >= 0; u--) {
+            if (u > 0) fsdp_fetch(f, u - 1);
+            right = right && (round > 0 || weights_right(fsdp_wait(f, u), u, factor));
+            if (pack >= 0) {
+                float *leaf = fsdp_leaf(f, u);
+                const float *x = leaves[pack][mesh->sequence_index] + unit_start[u];
+                for (int64_t e = 0; e < table.unit_elements[u]; e++) leaf[e] += x[e];
+            }
+            fsdp_reduce(f, u, round);
+            fsdp_release(f, u);
+        }
+    }
+    fsdp_end_step(f);
+    return right;
+}
+
+// The whole gradient, unit after unit.
+static const float *whole_gradient(Fsdp *f) {
+    static float all[ELEMENTS];
+    for (int u = 0; u < UNITS; u++) fsdp_gather(f, all + unit_start[u], u, fsdp_gradient(f, u));
+    return all;
+}
+
+static void set_masters(Fsdp *f, float factor) {
+    for (int u = 0; u < UNITS; u++) {
+        const int64_t begin = fsdp_slice_begin(f, u), end = fsdp_slice_end(f, u);
+        param_init(fsdp_master(f, u), &table, u, begin, end, 1);
+        for (int64_t e = 0; e < end - begin; e++) fsdp_master(f, u)[e] *= factor;
+    }
+}
+
+static void run_layout(const MeshConfig *config, Type wire, bool reshard) {
+    Mesh mesh;
+    mesh_init(&mesh, world, config);
+    const FsdpConfig fsdp = {
+        .wire = wire, .reshard_after_forward = reshard, .packs_max = PACKS_MAX};
+    Fsdp *f = fsdp_create(&table, &mesh, &fsdp);
+    const int all_packs[] = {12, 4, 8, 5, 7, 8};
+    float factor = 1;
+    for (int step = 0; step < 6; step++) {
+        const int packs = all_packs[step];
+        static Problems problems;
+        problems.count = 0;
+        mesh_check(config, comm_size(world), &packs, 1, &problems);
+        if (problems.count > 0) continue;
+        set_masters(f, factor);  // As the optimizer would, between steps.
+        const int64_t gathers = comm_collectives(mesh.shard);
+        const bool right = run_step(f, &mesh, packs, factor);
+        const int64_t calls = comm_collectives(mesh.shard) - gathers;
+        check_that(right, "sequence %d, shard %d, %d packs: wrong weights", config->sequence,
+                   config->shard, packs);
+        const int rounds = mesh_rounds(&mesh, packs);
+        // Per round: a reduction of each unit; gathers of all in the forward, of all but the last
+        // two in the backward (they are still there), as again in the next forward; or once.
+        const int once = reshard ? UNITS + UNITS - 2 + (rounds - 1) * 2 * (UNITS - 2) : UNITS;
+        const int64_t want_calls = mesh.shards == 1 ? 0 : once + rounds * UNITS;
+        check_that(calls == want_calls, "%lld collectives in the shard group, want %lld",
+                   (long long)calls, (long long)want_calls);
+        const float *want = mesh.invariant ? expected_invariant(packs, config->sequence, wire)
+                                           : expected_of_layout(config, packs, wire);
+        check_equal("gradient", whole_gradient(f), want, ELEMENTS);
+        factor *= -1.5f;
+    }
+    fsdp_free(f);
+    mesh_free(&mesh);
+}
+
+static void test_every_layout(void **state) {
+    (void)state;
+    const int ranks = comm_size(world);
+    int layouts = 0;
+    for (int sequence = 1; sequence <= ranks; sequence++) {
+        for (int shard = 1; shard <= ranks; shard++) {
+            if (ranks % sequence != 0 || ranks % shard != 0) continue;
+            const MeshConfig config = {.sequence = sequence, .shard = shard};
+            run_layout(&config, TYPE_F32, true);
+            run_layout(&config, TYPE_BF16, false);
+            layouts++;
+        }
+    }
+    const int want[] = {0, 1, 4, 4, 9};
+    check_that(layouts == want[ranks], "%d layouts", layouts);
+}
+
+static void test_source(void **state) {
+    (void)state;
+    Mesh mesh;
+    mesh_init(&mesh, world, &(MeshConfig){.sequence = 1, .shard = 0});
+    const FsdpConfig config = {
+        .wire = TYPE_F32, .reshard_after_forward = true, .packs_max = PACKS_MAX};
+    Fsdp *f = fsdp_create(&table, &mesh, &config);
+    set_masters(f, 1);
+    float *slices[UNITS];
+    for (int u = 0; u < UNITS; u++) {
+        const int64_t count = fsdp_slice_end(f, u) - fsdp_slice_begin(f, u);
+        slices[u] = malloc((size_t)(count + 1) * sizeof(float));
+        for (int64_t e = 0; e < count; e++) slices[u][e] = 3 * fsdp_master(f, u)[e];
+    }
+    for (int turn = 0; turn < 4; turn++) {
+        fsdp_source(f, turn % 2 == 1 ? slices : NULL);
+        for (int u = 0; u < UNITS; u++) {
+            fsdp_fetch(f, u);
+            check_that(weights_right(fsdp_wait(f, u), u, turn % 2 == 1 ? 3 : 1), "turn %d", turn);
+            fsdp_release(f, u);
+        }
+    }
+    for (int u = 0; u < UNITS; u++) free(slices[u]);
+    fsdp_free(f);
+    mesh_free(&mesh);
+}
+
+static void test_plan(void **state) {
+    (void)state;
+    const int ranks = comm_size(world);
+    for (int shard = 1; shard <= ranks; shard++) {
+        if (ranks % shard != 0) continue;
+        Mesh mesh, planned;
+        const MeshConfig config = {.sequence = 1, .shard = shard};
+        mesh_init(&mesh, world, &config);
+        mesh_shape(&planned, &config, comm_rank(world), ranks);
+        const FsdpConfig fsdp = {
+            .wire = TYPE_BF16, .reshard_after_forward = true, .packs_max = PACKS_MAX};
+        Fsdp *f = fsdp_create(&table, &mesh, &fsdp);
+        const FsdpBytes got = fsdp_bytes(f), plan = fsdp_plan(&table, &planned, &fsdp);
+        check_equal("bytes", &got.master, &plan.master, sizeof(FsdpBytes) / sizeof(int64_t));
+        int64_t owned = 0;
+        for (int u = 0; u < UNITS; u++) owned += fsdp_slice_end(f, u) - fsdp_slice_begin(f, u);
+        int buffers = 1;  // ceil(log2(packs / replicas)) + 1
+        while (1 << (buffers - 1) < PACKS_MAX / mesh.replicas) buffers++;
+        const int64_t gaps = 256 * UNITS;
+        check_that(got.master >= owned * 4 && got.master <= owned * 4 + gaps, "masters: %lld bytes",
+                   (long long)got.master);
+        check_that(got.stack <= buffers * (owned * 4 + gaps), "stack: %lld bytes, %d buffers",
+                   (long long)got.stack, buffers);
+        check_that(got.slots <= 2 * ((int64_t)sizeof(real) * 9984 + 256), "slots: %lld bytes",
+                   (long long)got.slots);
+        // One unit's leaves sent and received in the wire type, or the pieces of the replicas.
+        check_that(got.exchange <= (2 + 4) * (9984 + 1024 * ranks) + 768, "exchange: %lld bytes",
+                   (long long)got.exchange);
+        check_that(got.total == got.master + got.slots + got.leaf + got.exchange + got.stack,
+                   "total %lld", (long long)got.total);
+        fsdp_free(f);
+        mesh_free(&mesh);
+    }
+}
+
+int main(int argc, char **argv) {
+    world = comm_start(&argc, &argv);
+    check_setup(comm_rank(world), all_agree);
+    fill();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_layout),
+        cmocka_unit_test(test_source),
+        cmocka_unit_test(test_plan),
+    };
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    param_free(&table);
+    comm_stop(world);
+    return failed;
+}

@@ -1,0 +1,133 @@
+// Ulysses: tokens to heads and back, with tokens and heads that do not divide by the ranks or are
+// fewer than these, several tensors of different widths in one exchange, rows with gaps between
+// them.
+// ranks: 1 2 3 4
+// precision: fp32 bf16
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/ulysses.h"
+#include "tests/check.h"
+
+enum { TENSORS = 3, GAP = 5, UNTOUCHED = 255 };
+
+static Comm *world;
+
+static bool all_agree(bool mine) {
+    int64_t all = mine;
+    comm_all_reduce_min(world, &all, 1);
+    return all == 1;
+}
+
+// Element d of a head of a token; exact in bf16.
+static real value(int tensor, int64_t token, int64_t head, int64_t d) {
+    return to_real((float)((token * 37 + head * 11 + d * 3 + tensor * 5) % 251));
+}
+
+static real *filled(int64_t count) {
+    real *x = malloc((size_t)(count + 1) * sizeof(real));
+    check_that(x != NULL, "no memory");
+    for (int64_t i = 0; i <= count; i++) x[i] = to_real(UNTOUCHED);
+    return x;
+}
+
+// Writes tokens [t0, t1) and heads [h0, h1) of a tensor into rows of `stride`.
+static void write_values(real *x, int tensor, int64_t t0, int64_t t1, int64_t h0, int64_t h1,
+                         int64_t D, int64_t stride) {
+    for (int64_t t = t0; t < t1; t++) {
+        for (int64_t h = h0; h < h1; h++) {
+            for (int64_t d = 0; d < D; d++) {
+                x[(t - t0) * stride + (h - h0) * D + d] = value(tensor, t, h, d);
+            }
+        }
+    }
+}
+
+static void round_trip(int64_t P, int64_t H) {
+    const int n = comm_size(world), rank = comm_rank(world);
+    const int64_t t0 = ulysses_token_cut(P, rank, n), t1 = ulysses_token_cut(P, rank + 1, n);
+    const int64_t h0 = ulysses_head_cut(H, rank, n), h1 = ulysses_head_cut(H, rank + 1, n);
+    const int64_t D[TENSORS] = {4, 6, 4};
+    real *tokens[TENSORS], *back[TENSORS], *heads[TENSORS], *want[TENSORS];
+    UlyssesTensor there[TENSORS], again[TENSORS];
+    int64_t rows[TENSORS], columns[TENSORS];
+    for (int k = 0; k < TENSORS; k++) {
+        rows[k] = H * D[k] + GAP;
+        columns[k] = (h1 - h0) * D[k] + k * GAP;  // The first has no gap.
+        tokens[k] = filled((t1 - t0) * rows[k]);
+        back[k] = filled((t1 - t0) * rows[k]);
+        heads[k] = filled(P * columns[k]);
+        want[k] = filled(P * columns[k]);
+        write_values(tokens[k], k, t0, t1, 0, H, D[k], rows[k]);
+        write_values(want[k], k, 0, P, h0, h1, D[k], columns[k]);
+        there[k] = (UlyssesTensor){heads[k], tokens[k], columns[k], rows[k], D[k]};
+        again[k] = (UlyssesTensor){back[k], heads[k], rows[k], columns[k], D[k]};
+    }
+    const int64_t elements = ulysses_scratch(P, H, 14, n);
+    real *scratch = filled(elements);
+    ulysses_tokens_to_heads(world, there, TENSORS, P, H, scratch, NULL);
+    for (int k = 0; k < TENSORS; k++) check_equal("heads", heads[k], want[k], P * columns[k]);
+    ulysses_heads_to_tokens(world, again, TENSORS, P, H, scratch, NULL);
+    for (int k = 0; k < TENSORS; k++)
+        check_equal("tokens", back[k], tokens[k], (t1 - t0) * rows[k]);
+    check_that(to_float(scratch[elements]) == UNTOUCHED, "P %lld, H %lld: wrote behind the scratch",
+               (long long)P, (long long)H);
+    for (int k = 0; k < TENSORS; k++) {
+        free(tokens[k]);
+        free(back[k]);
+        free(heads[k]);
+        free(want[k]);
+    }
+    free(scratch);
+}
+
+static void test_round_trips(void **state) {
+    (void)state;
+    const int64_t P[] = {0, 1, 2, 3, 7, 64, 1001}, H[] = {1, 2, 3, 4, 5, 28};
+    for (int i = 0; i < 7; i++) {
+        for (int j = 0; j < 6; j++) round_trip(P[i], H[j]);
+    }
+}
+
+static void check_heads(int64_t H, int n, const int64_t *want) {
+    for (int i = 0; i < n; i++) {
+        const int64_t heads = ulysses_head_cut(H, i + 1, n) - ulysses_head_cut(H, i, n);
+        check_that(heads == want[i], "rank %d of %d has %lld of %lld heads", i, n, (long long)heads,
+                   (long long)H);
+    }
+}
+
+static void test_cuts(void **state) {
+    (void)state;
+    check_heads(28, 8, (const int64_t[]){4, 4, 4, 4, 3, 3, 3, 3});
+    check_heads(4, 8, (const int64_t[]){1, 1, 1, 1, 0, 0, 0, 0});
+    check_heads(16, 4, (const int64_t[]){4, 4, 4, 4});
+    bool right = true;
+    for (int n = 1; n <= 9; n++) {
+        for (int64_t P = 0; P < 50; P++) {
+            for (int64_t H = 1; H < 12; H++) {
+                right = right && ulysses_token_cut(P, 0, n) == 0 && ulysses_head_cut(H, 0, n) == 0;
+                right = right && ulysses_token_cut(P, n, n) == P && ulysses_head_cut(H, n, n) == H;
+                for (int i = 0; i < n; i++) {  // What one movement needs, and the bound.
+                    const int64_t T = ulysses_token_cut(P, i + 1, n) - ulysses_token_cut(P, i, n);
+                    const int64_t h = ulysses_head_cut(H, i + 1, n) - ulysses_head_cut(H, i, n);
+                    right = right && T >= P / n && h >= H / n;
+                    right = right && (T * H + P * h) * 8 <= ulysses_scratch(P, H, 8, n);
+                }
+            }
+        }
+    }
+    check_that(right, "cuts");
+}
+
+int main(int argc, char **argv) {
+    world = comm_start(&argc, &argv);
+    check_setup(comm_rank(world), all_agree);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_cuts),
+    };
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_stop(world);
+    return failed;
+}
