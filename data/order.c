@@ -6,7 +6,7 @@
 #include "base/real.h"
 #include "base/rng.h"
 
-enum { ROUNDS = 4 };
+enum { ROUNDS = 8 };
 
 int64_t order_permute(int64_t x, int64_t n, uint64_t key) {
     int half = 1;

@@ -3,9 +3,10 @@
 // shards; inside a window the rows of all its shards are permuted together. So a shard is needed
 // once per window, and memory is a few numbers per shard.
 //
-// Permutations are balanced Feistel networks (Luby and Rackoff, 1988) of four rounds over the
+// Permutations are balanced Feistel networks (Luby and Rackoff, 1988) of eight rounds over the
 // smallest even number of bits, the round function being Philox, walked in cycles until the value
-// falls below n (Black and Rogaway, 2002).
+// falls below n (Black and Rogaway, 2002). With four rounds one order of five rows came up three
+// times as often as it should.
 #ifndef DATA_ORDER_H
 #define DATA_ORDER_H
 
