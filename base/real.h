@@ -37,7 +37,7 @@ REAL_INLINE uint16_t float_to_bf16(float x) {
     u.value = x;
     const uint32_t rounded = (u.bits + 0x7fffu + ((u.bits >> 16) & 1u)) >> 16;
     const uint32_t nan = (u.bits >> 16) | 0x40u;
-    return (uint16_t)((u.bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+    return (uint16_t)(x != x ? nan : rounded);
 }
 
 #ifdef REAL_BF16

@@ -9,30 +9,51 @@
 #include "model/ops/cpu/rows.h"
 #include "model/ops/cpu/smooth.h"
 
-// gelu(x) = x logistic(2 u), since (1 + tanh u) / 2 = logistic(2 u): no cancellation for x < 0.
-#define GELU_U 0.79788456f  // sqrt(2 / pi)
-#define GELU_CUBE 0.044715f
+// gelu(x) = x logistic(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
+// logistic(2 u): no cancellation for x < 0. As a power of two, 2 u log2(e) = x (A + B x^2).
+#define GELU_A (2.0f * 0.79788456f * LOG2_E)
+#define GELU_B (GELU_A * 0.044715f)
+#define LOG_2 0.69314718f
+
+// Elements that a thread treats between two fetches.
+enum { CHUNK = 1024 };
 
 void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
     (void)stream;
-#pragma omp parallel for simd schedule(static)
-    for (int64_t i = 0; i < N; i++) {
-        const float v = to_float(x[i]);
-        const float u = GELU_U * v * (1.0f + GELU_CUBE * v * v);
-        out[i] = to_real(v * logistic(2.0f * u));
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < N; begin += CHUNK) {
+        const int64_t end = min_i64(N, begin + CHUNK);
+        if (end + CHUNK <= N) {
+            fetch(x + end, CHUNK);
+            fetch(out + end, CHUNK);
+        }
+#pragma omp simd
+        for (int64_t i = begin; i < end; i++) {
+            const float v = to_float(x[i]);
+            out[i] = to_real(v * logistic2(v * (GELU_A + GELU_B * v * v)));
+        }
     }
 }
 
+// gelu'(x) = p + x p (1 - p) 2 u', p = logistic(2 u). 1 - p loses its digits where p is near 1, but
+// there the term is far below p itself.
 void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream) {
     (void)stream;
-#pragma omp parallel for simd schedule(static)
-    for (int64_t i = 0; i < N; i++) {
-        const float v = to_float(x[i]), square = v * v;
-        const float u = GELU_U * v * (1.0f + GELU_CUBE * square);
-        const float du = GELU_U * (1.0f + 3.0f * GELU_CUBE * square);
-        const float p = logistic(2.0f * u);
-        // 1 - p loses its digits where p is near 1, but the term is then far below p itself.
-        dx[i] = to_real(to_float(dout[i]) * p * (1.0f + 2.0f * v * (1.0f - p) * du));
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < N; begin += CHUNK) {
+        const int64_t end = min_i64(N, begin + CHUNK);
+        if (end + CHUNK <= N) {
+            fetch(x + end, CHUNK);
+            fetch(dout + end, CHUNK);
+            fetch(dx + end, CHUNK);
+        }
+#pragma omp simd
+        for (int64_t i = begin; i < end; i++) {
+            const float v = to_float(x[i]), square = v * v;
+            const float p = logistic2(v * (GELU_A + GELU_B * square));
+            const float slope = v * (LOG_2 * GELU_A + 3.0f * LOG_2 * GELU_B * square);
+            dx[i] = to_real(to_float(dout[i]) * (p + p * (1.0f - p) * slope));
+        }
     }
 }
 
@@ -41,7 +62,7 @@ void silu_forward(real *out, const real *x, int64_t N, Stream stream) {
 #pragma omp simd
     for (int64_t i = 0; i < N; i++) {
         const float v = to_float(x[i]);
-        out[i] = to_real(v * logistic(v));
+        out[i] = to_real(v * logistic2(v * LOG2_E));
     }
 }
 
@@ -49,7 +70,7 @@ void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, 
     (void)stream;
 #pragma omp simd
     for (int64_t i = 0; i < N; i++) {
-        const float v = to_float(x[i]), p = logistic(v);
+        const float v = to_float(x[i]), p = logistic2(v * LOG2_E);
         dx[i] += dout[i] * p * (1.0f + v * (1.0f - p));
     }
 }

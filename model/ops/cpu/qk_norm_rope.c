@@ -21,18 +21,25 @@ void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx,
                           Stream stream) {
     (void)stream;
     check_heads(heads, D);
-    const int64_t C = heads * D;
+    const int64_t C = heads * D, ahead = rows_ahead(C);
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < T; t++) {
         float y[CHANNELS_MAX];
         const real *xt = x + t * ldx;
+        if (t + ahead < T) {
+            fetch(xt + ahead * ldx, C);
+            fetch(out + (t + ahead) * C, C);
+        }
         float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < C; c++) sum += to_float(xt[c]) * to_float(xt[c]);
+        for (int64_t c = 0; c < C; c++) {
+            y[c] = to_float(xt[c]);
+            sum += y[c] * y[c];
+        }
         const float scale = 1.0f / sqrtf(sum / (float)C + epsilon);
         inverse[t] = scale;
 #pragma omp simd
-        for (int64_t c = 0; c < C; c++) y[c] = to_float(xt[c]) * scale * to_float(weight[c]);
+        for (int64_t c = 0; c < C; c++) y[c] *= scale * to_float(weight[c]);
         for (int64_t h = 0; h < heads && rope != NULL; h++) {
             const float *turn = rope + t * D;
             float *yh = y + h * D;
@@ -83,12 +90,17 @@ void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *d
                            int64_t T, int64_t heads, int64_t D, Stream stream) {
     (void)stream;
     check_heads(heads, D);
-    const int64_t C = heads * D;
+    const int64_t C = heads * D, ahead = rows_ahead(C);
 #pragma omp parallel for ordered schedule(static, 1)
     for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
         float sums[CHANNELS_MAX];
         memset(sums, 0, (size_t)C * sizeof(float));
         for (int64_t t = block * ROW_BLOCK; t < min_i64(T, (block + 1) * ROW_BLOCK); t++) {
+            if (t + ahead < T) {
+                fetch(x + (t + ahead) * ldx, C);
+                fetch(dout + (t + ahead) * C, C);
+                fetch(dx + (t + ahead) * lddx, C);
+            }
             backward_row(dx + t * lddx, sums, dout + t * C, x + t * ldx, weight,
                          rope != NULL ? rope + t * D : NULL, inverse[t], heads, D);
         }

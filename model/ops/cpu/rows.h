@@ -24,6 +24,18 @@ static inline int64_t run_end(const int32_t *segment, int64_t t, int64_t end) {
     return last;
 }
 
+// Rows that processing should be behind fetching: about 4,096 elements, since the processor itself
+// fetches no further than a page and the ops compute for as long as memory takes (gelu 18.1 ms
+// without, 9.7 with; [4096, 4608] in bf16, one thread).
+static inline int64_t rows_ahead(int64_t C) {
+    return 1 + 4096 / C;
+}
+
+// Asks for the n elements at x without waiting for them.
+static inline void fetch(const real *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(real)) __builtin_prefetch(x + i);
+}
+
 static inline void add_row(float *sum, const float *row, int64_t C) {
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) sum[c] += row[c];

@@ -1,5 +1,4 @@
-// exp and the logistic function for vectorised loops: no branches, no calls, no division. Relative
-// error below 3e-7.
+// 2^x and the logistic function for vectorised loops: no branches, no calls, no division.
 #ifndef MODEL_OPS_CPU_SMOOTH_H
 #define MODEL_OPS_CPU_SMOOTH_H
 
@@ -10,42 +9,44 @@ typedef union {
     uint32_t bits;
 } FloatBits;
 
-// e^x for |x| <= 80; beyond that e^80 or e^-80. x = n ln 2 + r, |r| <= ln 2 / 2: adding 1.5 * 2^23
-// rounds n to a whole number that then sits in the lowest bits; e^r is a polynomial, 2^n an
-// exponent.
-static inline float exp_smooth(float x) {
-    const float clamped = x > 80.0f ? 80.0f : (x < -80.0f ? -80.0f : x);
-    FloatBits n, y;
-    n.value = clamped * 1.44269504f + 12582912.0f;
-    const float whole = n.value - 12582912.0f;
-    const float r = (clamped - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float p = 1.98756912e-4f;
-    p = p * r + 1.39819994e-3f;
-    p = p * r + 8.33345205e-3f;
-    p = p * r + 4.16657962e-2f;
-    p = p * r + 1.66666657e-1f;
-    p = p * r + 0.5f;
-    y.value = p * r * r + r + 1.0f;
+#define LOG2_E 1.44269504f
+
+// 2^x within 2e-7 for |x| <= 120; beyond that (and for NaN) 2^120 or 2^-120. The limit is put on
+// the bits: as floats, gcc makes branches of it and computes all their sides. x = n + f, |f| <= 1 /
+// 2: adding 1.5 * 2^23 rounds x to a whole number n, which then sits in the lowest bits. 2^f is a
+// polynomial fitted to the relative error (7.5e-8), 2^n an exponent.
+static inline float exp2_smooth(float x) {
+    const uint32_t most = 0x42f00000u;  // 120.
+    FloatBits limit, n, y;
+    limit.value = x;
+    const uint32_t magnitude = limit.bits & 0x7fffffffu;
+    limit.bits = (limit.bits & 0x80000000u) | (magnitude < most ? magnitude : most);
+    n.value = limit.value + 12582912.0f;
+    const float f = limit.value - (n.value - 12582912.0f);
+    float p = 1.3276472e-3f;
+    p = p * f + 9.675542e-3f;
+    p = p * f + 5.550713e-2f;
+    p = p * f + 2.402212e-1f;
+    p = p * f + 6.9314694e-1f;
+    y.value = p * f + 1.0000001f;
     y.bits += n.bits << 23;
     return y.value;
 }
 
-// 1 / d for d in [1, 2^126]: a first guess from the exponent (within 12 %), then Newton's steps,
-// each of which squares the error.
+// 1 / d within 1e-7 for d in [1, 2^125]: a first guess from the exponent (within 5.1 %), a step
+// that squares the error and one that cubes it.
 static inline float reciprocal(float d) {
-    FloatBits y;
-    y.value = d;
-    y.bits = 0x7ef311c7u - y.bits;
-    float r = y.value;
-    r = r * (2.0f - d * r);
-    r = r * (2.0f - d * r);
-    r = r * (2.0f - d * r);
-    return r + r * (1.0f - d * r);
+    FloatBits guess;
+    guess.value = d;
+    guess.bits = 0x7ef31000u - guess.bits;
+    const float r = guess.value + guess.value * (1.0f - d * guess.value);
+    const float error = 1.0f - d * r;
+    return r + r * (error + error * error);
 }
 
-// 1 / (1 + e^-x).
-static inline float logistic(float x) {
-    return reciprocal(1.0f + exp_smooth(-x));
+// 1 / (1 + 2^-x), the logistic function of x ln 2.
+static inline float logistic2(float x) {
+    return reciprocal(1.0f + exp2_smooth(-x));
 }
 
 #endif
