@@ -7,7 +7,7 @@
 #include "base/die.h"
 #include "base/real.h"
 
-#define BYTES_AT_ONCE ((int64_t)64 << 20)  // Of all ranks' windows that may fall into one slice.
+#define WINDOW_BYTES ((int64_t)64 << 20)
 
 // Elements that lie together in a file and belong to one rank.
 typedef struct {
@@ -142,7 +142,8 @@ void exchange_init(Exchange *exchange, ExchangeKind kind, const Layout *layout,
     x.replicas = comm_size(shards->replica);
     const int64_t writers = (int64_t)x.size * x.replicas;
     const int64_t run_max = div_up(layout->blocks, writers);
-    x.window_blocks = max_i64(1, BYTES_AT_ONCE / CHECKPOINT_BLOCK / writers);
+    const int64_t bytes = shards->window_bytes > 0 ? shards->window_bytes : WINDOW_BYTES;
+    x.window_blocks = max_i64(1, bytes / CHECKPOINT_BLOCK / writers);
     x.window_blocks = min_i64(x.window_blocks, run_max);
     x.rounds = div_up(run_max, x.window_blocks);
     x.near_offsets = calloc((size_t)x.size + 1, sizeof(int64_t));

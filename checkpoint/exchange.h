@@ -17,6 +17,8 @@ typedef struct {
     Comm *world, *shard, *replica;
     float *const
         *slice[CLASS_COUNT];  // [class][unit] Device memory; gaps between tensors are zero.
+    int64_t window_bytes;  // Of all ranks' windows together; 0: 64 MiB. At least a block per rank
+                           // is used.
 } CheckpointShards;
 
 typedef enum { EXCHANGE_SAVE, EXCHANGE_RESTORE } ExchangeKind;

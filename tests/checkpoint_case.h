@@ -1,0 +1,156 @@
+// A small model's state for the tests of checkpoints: every element is a function of (class, unit,
+// element), so that each rank knows what any file or slice must hold.
+#ifndef TESTS_CHECKPOINT_CASE_H
+#define TESTS_CHECKPOINT_CASE_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/die.h"
+#include "base/real.h"
+#include "checkpoint/restore.h"
+#include "checkpoint/save.h"
+
+static const char CASE_CONFIG[] = "{\"_class_name\": \"GokuTransformer3DModel\"}\n";
+
+// Step is all that differs between the states of two steps.
+static inline char *case_state(char text[256], int step) {
+    snprintf(text, 256,
+             "{\"version\": 1, \"step\": %d, \"recipe\": {\"lr\": \"1e-4\", \"packs\": \"8\"}}\n",
+             step);
+    return text;
+}
+#define CASE_RECIPE "{\"lr\": \"1e-4\", \"packs\": \"8\"}"
+
+// Odd sizes, units shorter than a slice's block and, if `large`, longer than a block of the files.
+static inline ParamTable case_table(bool large) {
+    ParamTable table = {0};
+    param_unit_begin(&table);
+    param_add(&table, "x_embedder.proj.weight", 2, (int64_t[]){3, 5}, INIT_ZERO, true);
+    param_add(&table, "x_embedder.proj.bias", 1, (int64_t[]){7}, INIT_ZERO, false);
+    param_unit_begin(&table);
+    param_add(&table, "blocks.0.attn1.q_proj.weight", 2, (int64_t[]){40, 33}, INIT_ZERO, true);
+    param_add(&table, "blocks.0.scale_shift_table", 3, (int64_t[]){1, 6, 33}, INIT_ZERO, false);
+    param_unit_begin(&table);
+    param_add(&table, "blocks.1.attn1.q_proj.weight", 2,
+              large ? (int64_t[]){513, 1027} : (int64_t[]){51, 27}, INIT_ZERO, true);
+    param_add(&table, "blocks.1.norm.weight", 1, (int64_t[]){1}, INIT_ZERO, false);
+    if (large) param_add(&table, "blocks.1.proj", 2, (int64_t[]){300, 301}, INIT_ZERO, false);
+    param_unit_begin(&table);
+    param_add(&table, "proj_out.bias", 1, (int64_t[]){1}, INIT_ZERO, false);
+    return table;
+}
+
+static inline float case_value(int class, int64_t row, int64_t i, int step) {
+    uint64_t x = (uint64_t)i * 0x9E3779B97F4A7C15u + (uint64_t)(class * 1000 + row * 37 + step);
+    x = (x ^ x >> 29) * 0xBF58476D1CE4E5B9u;
+    return (float)((int32_t)(x >> 40) - 0x800000) * 0x1p-20f;
+}
+
+typedef struct {
+    ParamTable table;
+    CheckpointShards shards;
+    float **slice[CLASS_COUNT];
+} Case;
+
+static inline void case_slice_bounds(const Case *c, int unit, int64_t *begin, int64_t *end) {
+    const int index = comm_rank(c->shards.shard), size = comm_size(c->shards.shard);
+    *begin = slice_cut(c->table.unit_elements[unit], index, size);
+    *end = slice_cut(c->table.unit_elements[unit], index + 1, size);
+}
+
+// What element `e` of a unit's buffer must be; 0 in the gaps.
+static inline float case_element(const Case *c, int class, int unit, int64_t e, int step) {
+    for (int r = param_unit_first(&c->table, unit); r < param_unit_first(&c->table, unit + 1);
+         r++) {
+        const Param *row = &c->table.rows[r];
+        if (e >= row->offset && e < row->offset + row->count) {
+            return case_value(class, r, e - row->offset, step);
+        }
+    }
+    return 0.0f;
+}
+
+// Shard groups of `shards` consecutive ranks of `world`, which stays the caller's.
+static inline Case case_start(Comm *world, int shards, bool large) {
+    Case c = {.table = case_table(large)};
+    const int rank = comm_rank(world);
+    c.shards.world = world;
+    c.shards.window_bytes = large ? CHECKPOINT_BLOCK : 0;  // Many rounds.
+    c.shards.shard = comm_split(world, rank / shards, rank, "shard");
+    c.shards.replica = comm_split(world, rank % shards, rank, "replica");
+    for (int k = 0; k < CLASS_COUNT; k++) {
+        c.slice[k] = calloc((size_t)c.table.units, sizeof(float *));
+        CHECK(c.slice[k] != NULL, "no memory");
+        for (int unit = 0; unit < c.table.units; unit++) {
+            int64_t begin, end;
+            case_slice_bounds(&c, unit, &begin, &end);
+            c.slice[k][unit] = calloc((size_t)(end - begin) + 1, sizeof(float));
+            CHECK(c.slice[k][unit] != NULL, "no memory");
+        }
+        c.shards.slice[k] = c.slice[k];
+    }
+    return c;
+}
+
+static inline void case_stop(Case *c) {
+    for (int k = 0; k < CLASS_COUNT; k++) {
+        for (int unit = 0; unit < c->table.units; unit++) free(c->slice[k][unit]);
+        free(c->slice[k]);
+    }
+    comm_free(c->shards.shard);
+    comm_free(c->shards.replica);
+    param_free(&c->table);
+}
+
+// Fills the slices with the state of `step`, or with NaN for -1.
+static inline void case_fill(const Case *c, int step) {
+    for (int k = 0; k < CLASS_COUNT; k++) {
+        for (int unit = 0; unit < c->table.units; unit++) {
+            int64_t begin, end;
+            case_slice_bounds(c, unit, &begin, &end);
+            for (int64_t e = begin; e < end; e++) {
+                c->slice[k][unit][e - begin] = step < 0 ? NAN : case_element(c, k, unit, e, step);
+            }
+        }
+    }
+}
+
+// How many elements of the first `classes` classes' slices are not those of `step`.
+static inline int64_t case_wrong(const Case *c, int classes, int step) {
+    int64_t wrong = 0;
+    for (int k = 0; k < classes; k++) {
+        for (int unit = 0; unit < c->table.units; unit++) {
+            int64_t begin, end;
+            case_slice_bounds(c, unit, &begin, &end);
+            for (int64_t e = begin; e < end; e++) {
+                wrong += !(c->slice[k][unit][e - begin] == case_element(c, k, unit, e, step));
+            }
+        }
+    }
+    return wrong;
+}
+
+static inline bool case_save(const Case *c, const char *run, int step, uint64_t generation,
+                             int64_t file_bytes_max, Error *error) {
+    char state[256];
+    CheckpointSave save = {.run = run, .step = step, .generation = generation};
+    save.file_bytes_max = file_bytes_max;
+    save.config = CASE_CONFIG;
+    save.state = case_state(state, step);
+    save.shards = c->shards;
+    save.shards.table = &c->table;
+    case_fill(c, step);
+    return checkpoint_save(&save, error);
+}
+
+// Restore with the usual settings; the caller changes what it tests. Free result->state.
+static inline Restore case_restore(const Case *c, const char *run) {
+    Restore restore = {.run = run, .step = -1, .state_version = 1, .recipe = CASE_RECIPE};
+    restore.shards = c->shards;
+    restore.shards.table = &c->table;
+    return restore;
+}
+
+#endif
