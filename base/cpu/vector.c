@@ -20,7 +20,7 @@ void vector_round(void *out, Type type, const float *x, int64_t count, Stream st
         return;
     }
     uint16_t *const rounded = out;
-#pragma omp parallel for simd schedule(static) if (count > SERIAL_MAX)
+#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
     for (int64_t i = 0; i < count; i++) rounded[i] = float_to_bf16(x[i]);
 }
 
@@ -30,7 +30,7 @@ void vector_widen(float *out, const void *x, Type type, int64_t count, Stream st
         return;
     }
     const uint16_t *const narrow = x;
-#pragma omp parallel for simd schedule(static) if (count > SERIAL_MAX)
+#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
     for (int64_t i = 0; i < count; i++) out[i] = bf16_to_float(narrow[i]);
 }
 
@@ -38,11 +38,11 @@ void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stre
     (void)stream;
     if (type == TYPE_F32) {
         const float *const wide = x;
-#pragma omp parallel for simd schedule(static) if (count > SERIAL_MAX)
+#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
         for (int64_t i = 0; i < count; i++) sum[i] += wide[i];
     } else {
         const uint16_t *const narrow = x;
-#pragma omp parallel for simd schedule(static) if (count > SERIAL_MAX)
+#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
         for (int64_t i = 0; i < count; i++) sum[i] += bf16_to_float(narrow[i]);
     }
 }
@@ -111,7 +111,7 @@ void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int6
     const float ema_rest = 1.0f - a.ema_keep;
     CHECK(a.correction1 > 0.0f && a.correction2 > 0.0f, "bias corrections %g, %g",
           (double)a.correction1, (double)a.correction2);
-#pragma omp parallel for simd schedule(static) if (count > SERIAL_MAX)
+#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
     for (int64_t i = 0; i < count; i++) {
         const float gi = g[i] * a.gradient_scale;
         const float mi = fmaf(a.beta1, m[i], beta1_rest * gi);
