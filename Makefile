@@ -17,12 +17,15 @@ LIBS := -lyaml -lzstd -ljansson -lpng -lz -lxxhash -ldnnl -lpthread -lm
 FAST := -O3 -g1
 SAFE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
-SOURCES := $(shell find base parallel model data checkpoint train -name '*.c' ! -path '*/cuda/*' | sort)
+FOLDERS := base parallel model data checkpoint train
+SOURCES := $(shell find $(FOLDERS) -name '*.c' ! -path '*/cuda/*' | sort)
 LIBRARY := $(filter-out train/main.c,$(SOURCES))
 TESTS := $(wildcard tests/test_*.c)
-TESTS_fp32 := $(filter-out $(shell grep -L '^//.*precision:.*fp32' $$(grep -l '^//.*precision:' $(TESTS) /dev/null) /dev/null),$(TESTS))
-TESTS_bf16 := $(shell grep -l '^//.*precision:.*bf16' $(TESTS) /dev/null)
-TESTS_safe := $(filter-out $(shell grep -l '^//.*sanitize: no' $(TESTS) /dev/null),$(TESTS_fp32))
+NO_FP32 := $(shell grep -l '^// precision:' $(TESTS) /dev/null | \
+             xargs -r grep -L 'precision:.*fp32')
+TESTS_fp32 := $(filter-out $(NO_FP32),$(TESTS))
+TESTS_bf16 := $(shell grep -l '^// precision:.*bf16' $(TESTS) /dev/null)
+TESTS_safe := $(filter-out $(shell grep -l '^// sanitize: no' $(TESTS) /dev/null),$(TESTS_fp32))
 BENCHES := $(patsubst %.c,%,$(wildcard bench/*.c))
 
 PRECISIONS := $(or $(PRECISION),bf16 fp32)
@@ -56,7 +59,8 @@ $(eval $(call rules,debug-cpu-fp32,$(SAFE),))
 $(eval $(call rules,debug-cpu-bf16,$(SAFE),-DREAL_BF16))
 
 # The small program that picks the build that fits this machine and the settings.
-LAUNCHER := $(patsubst %,build/cpu-fp32/%.o,launch/kintoun base/settings base/setting_value base/error base/die)
+LAUNCHER := $(addprefix build/cpu-fp32/,launch/kintoun.o base/settings.o base/setting_value.o \
+                                        base/error.o base/die.o)
 kintoun: $(LAUNCHER)
 	@$(CC) $^ -lyaml -o $@
 
