@@ -63,10 +63,11 @@ void picture_line(Picture *picture, int x0, int y0, int x1, int y1, Colour colou
 void picture_text(Picture *picture, int x, int y, const char *text, int scale, Colour colour) {
     for (; *text != '\0'; text++, x += TEXT_ADVANCE * scale) {
         const uint8_t *rows = font_letter(*text);
+        const int top = y + font_drop(*text) * scale;
         for (int j = 0; j < FONT_HEIGHT; j++) {
             for (int i = 0; i < FONT_WIDTH; i++) {
                 if (!(rows[j] >> (FONT_WIDTH - 1 - i) & 1)) continue;
-                picture_rectangle(picture, x + i * scale, y + j * scale, scale, scale, colour);
+                picture_rectangle(picture, x + i * scale, top + j * scale, scale, scale, colour);
             }
         }
     }

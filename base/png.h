@@ -28,7 +28,7 @@ void picture_line(Picture *picture, int x0, int y0, int x1, int y1, Colour colou
 
 // Text in a 5 x 7 font (ASCII; other bytes become '?'), each dot `scale` x `scale` pixels, the
 // upper left corner at (x, y). A letter is TEXT_ADVANCE * scale wide with its gap.
-enum { TEXT_ADVANCE = 6, TEXT_HEIGHT = 7 };
+enum { TEXT_ADVANCE = 6, TEXT_HEIGHT = 9 };
 void picture_text(Picture *picture, int x, int y, const char *text, int scale, Colour colour);
 
 // Gray values [height, width] of -1 (black) to 1 (white) with the upper left corner at (x, y), each

@@ -75,15 +75,14 @@ static uint8_t *idx_read(int64_t *count, const char *path, const int64_t *item, 
         ok = read_exactly(file, values, *count * size, path, error);
     }
     // The end must come here; reading over it also checks the CRC-32 of gzip.
-    if (ok) {
-        const int got = gzread(file, &more, 1);
-        if (got > 0)
-            ok = error_set(error, "%s: goes on after the last item", path);
-        else if (got < 0)
-            ok = error_set(error, "%s: %s; install the package again", path,
-                           gzerror(file, &(int){0}));
+    const int got = ok ? gzread(file, &more, 1) : 0;
+    if (got > 0) ok = error_set(error, "%s: goes on after the last item", path);
+    if (got < 0) {
+        ok = error_set(error, "%s: %s; install the package again", path, gzerror(file, &(int){0}));
     }
-    gzclose(file);
+    if (gzclose(file) != Z_OK && ok) {
+        ok = error_set(error, "%s: ends too early; install the package again", path);
+    }
     if (ok) return values;
     free(values);
     return NULL;
