@@ -10,6 +10,7 @@
 
 #include "base/die.h"
 #include "base/png.h"
+#include "base/real.h"
 
 enum {
     WIDTH = 960,
@@ -149,17 +150,27 @@ static void draw_axes(Picture *picture, const Axes *axes, const char *key) {
     picture_text(picture, LEFT, 8, key, 2, black);
 }
 
-// Follows the values at the time scale of a fiftieth of the run, without a start from zero.
+static bool same_stage(const Point *a, const Point *b) {
+    return strcmp(a->stage, b->stage) == 0;
+}
+
+// The mean of a fiftieth of the run around each point, as far as it lies in the point's stage.
 static void running_mean(double *smooth, const Series *series) {
-    const double keep = 1.0 - 1.0 / fmax((double)series->count / 50.0, 1.0);
-    double sum = 0.0, weight = 0.0;
-    for (int64_t i = 0; i < series->count; i++) {
-        const Point *point = &series->points[i];
-        if (i > 0 && strcmp(point->stage, point[-1].stage) != 0) sum = weight = 0.0;
-        sum = keep * sum + point->value;
-        weight = keep * weight + 1.0;
-        smooth[i] = sum / weight;
+    const Point *points = series->points;
+    const int64_t reach = series->count / 100;
+    double *sums = malloc((size_t)(series->count + 1) * sizeof(double));
+    CHECK(sums != NULL, "no memory for %" PRId64 " values", series->count);
+    sums[0] = 0.0;
+    for (int64_t i = 0; i < series->count; i++) sums[i + 1] = sums[i] + points[i].value;
+    for (int64_t begin = 0, end; begin < series->count; begin = end) {
+        for (end = begin + 1; end < series->count && same_stage(&points[begin], &points[end]);)
+            end++;
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t first = max_i64(begin, i - reach), last = min_i64(end - 1, i + reach);
+            smooth[i] = (sums[last + 1] - sums[first]) / (double)(last + 1 - first);
+        }
     }
+    free(sums);
 }
 
 static void draw_series(Picture *picture, const Axes *axes, const Series *series,
@@ -171,7 +182,7 @@ static void draw_series(Picture *picture, const Axes *axes, const Series *series
     }
     for (int64_t i = 0; i < series->count; i++) {
         const int x = pixel_x(axes, points[i].step), y = pixel_y(axes, smooth[i]);
-        const bool starts = i == 0 || strcmp(points[i].stage, points[i - 1].stage) != 0;
+        const bool starts = i == 0 || !same_stage(&points[i], &points[i - 1]);
         if (starts && points[i].stage[0] != '\0') {
             if (i > 0) picture_line(picture, x, TOP, x, HEIGHT - BOTTOM, border);
             picture_text(picture, x + 4, TOP - 10, points[i].stage, 1, border);

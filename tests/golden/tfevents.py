@@ -1,5 +1,5 @@
 """Prints the event records that tests/test_tfevents.c compares with, made by Google's protobuf from
-TensorBoard's field numbers (tensorflow/core/util/event.proto, framework/summary.proto, tensor.proto).
+TensorBoard's field numbers (tensorflow/core: util/event.proto, framework/{summary,tensor}.proto).
 Needs only python3-protobuf; not needed to run the tests."""
 import struct
 
