@@ -6,9 +6,10 @@ trap 'rm -rf "$folder"' EXIT
 failed=0
 here=$(dirname "$0")
 reset() {
-    rm -rf "$folder" && mkdir -p "$folder/base" "$folder/model/ops/cuda" "$folder/data" "$folder/tests"
+    rm -rf "$folder"
+    mkdir -p "$folder/base" "$folder/model/ops/cuda" "$folder/data" "$folder/tests"
     cp "$here/../.clang-format" "$folder"
-    printf '#include <yaml.h>\n\n#include "base/x.h"\n\nint x_sum(int a) {\n    return a;\n}\n' \
+    printf '#include <yaml.h>\n\n#include "base/z.h"\n\nint x_sum(int a) {\n    return a;\n}\n' \
         >"$folder/base/x.c"
     : >"$folder/Makefile"
 }
@@ -41,7 +42,8 @@ for word in assert exit atoi strcpy strcat sprintf rand; do
 done
 printf '#pragma omp parallel for reduction(+ : sum)\n' | expect model/y.c 'a sum over threads'
 printf '/* a */\n' | expect model/y.c 'comments begin with //'
-{ printf 'int f(void) {\n' && repeat 69 '    g();' && echo '}'; } | expect model/y.c 'a function of 71'
+{ printf 'int f(void) {\n' && repeat 69 '    g();' && echo '}'; } |
+    expect model/y.c 'a function of 71'
 { printf '__global__ void f(void) {\n' && repeat 99 '    g();' && echo '}'; } |
     expect model/ops/cuda/y.cu 'a function of 101'
 repeat 601 'int a;' | expect model/y.c 'more than 600 lines'
