@@ -79,4 +79,17 @@ static inline Planner *plan_open_default(void) {
     return plan_open(&config, stages, 3);
 }
 
+// Field by field: structs have gaps.
+static inline bool plan_same_samples(const PlanSample *a, const PlanSample *b, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        if (a[i].position != b[i].position || a[i].source != b[i].source || a[i].row != b[i].row ||
+            a[i].medium != b[i].medium || a[i].tokens != b[i].tokens ||
+            a[i].text_length != b[i].text_length || a[i].work != b[i].work ||
+            memcmp(&a[i].shape, &b[i].shape, sizeof(LatentShape)) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 #endif
