@@ -10,7 +10,9 @@
 #include "model/ops/cpu/smooth.h"
 
 // gelu(x) = x logistic(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
-// logistic(2 u): no cancellation for x < 0. As a power of two, 2 u log2(e) = x (A + B x^2).
+// logistic(2 u): no cancellation for x < 0. As a power of two: t = 2 u log2(e) = x (A + B x^2).
+// gelu'(x) = p + x p (1 - p) 2 u', p = logistic(2 u), where 2 x u' = (3 t - 2 A x) ln 2. 1 - p
+// loses its digits where p is near 1, but there the term is far below p itself.
 #define GELU_A (2.0f * 0.79788456f * LOG2_E)
 #define GELU_B (GELU_A * 0.044715f)
 #define LOG_2 0.69314718f
@@ -30,13 +32,11 @@ void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
 #pragma omp simd
         for (int64_t i = begin; i < end; i++) {
             const float v = to_float(x[i]);
-            out[i] = to_real(v * logistic2(v * (GELU_A + GELU_B * v * v)));
+            out[i] = to_real(v * logistic2(limit120(v * (GELU_A + GELU_B * v * v))));
         }
     }
 }
 
-// gelu'(x) = p + x p (1 - p) 2 u', p = logistic(2 u). 1 - p loses its digits where p is near 1, but
-// there the term is far below p itself.
 void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream) {
     (void)stream;
 #pragma omp parallel for schedule(static)
@@ -49,9 +49,9 @@ void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream 
         }
 #pragma omp simd
         for (int64_t i = begin; i < end; i++) {
-            const float v = to_float(x[i]), square = v * v;
-            const float p = logistic2(v * (GELU_A + GELU_B * square));
-            const float slope = v * (LOG_2 * GELU_A + 3.0f * LOG_2 * GELU_B * square);
+            const float v = to_float(x[i]);
+            const float t = limit120(v * (GELU_A + GELU_B * v * v)), p = logistic2(t);
+            const float slope = LOG_2 * 3.0f * t - LOG_2 * 2.0f * GELU_A * v;
             dx[i] = to_real(to_float(dout[i]) * (p + p * (1.0f - p) * slope));
         }
     }
@@ -62,7 +62,7 @@ void silu_forward(real *out, const real *x, int64_t N, Stream stream) {
 #pragma omp simd
     for (int64_t i = 0; i < N; i++) {
         const float v = to_float(x[i]);
-        out[i] = to_real(v * logistic2(v * LOG2_E));
+        out[i] = to_real(v * logistic2(limit120(v * LOG2_E)));
     }
 }
 
@@ -70,7 +70,7 @@ void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, 
     (void)stream;
 #pragma omp simd
     for (int64_t i = 0; i < N; i++) {
-        const float v = to_float(x[i]), p = logistic2(v * LOG2_E);
+        const float v = to_float(x[i]), p = logistic2(limit120(v * LOG2_E));
         dx[i] += dout[i] * p * (1.0f + v * (1.0f - p));
     }
 }

@@ -28,7 +28,7 @@ static inline int64_t run_end(const int32_t *segment, int64_t t, int64_t end) {
 // fetches no further than a page and the ops compute for as long as memory takes (gelu 18.1 ms
 // without, 9.7 with; [4096, 4608] in bf16, one thread).
 static inline int64_t rows_ahead(int64_t C) {
-    return 1 + 4096 / C;
+    return 1 + 4096 / max_i64(C, 1);
 }
 
 // Asks for the n elements at x without waiting for them.

@@ -11,18 +11,24 @@ typedef union {
 
 #define LOG2_E 1.44269504f
 
-// 2^x within 2e-7 for |x| <= 120; beyond that (and for NaN) 2^120 or 2^-120. The limit is put on
-// the bits: as floats, gcc makes branches of it and computes all their sides. x = n + f, |f| <= 1 /
-// 2: adding 1.5 * 2^23 rounds x to a whole number n, which then sits in the lowest bits. 2^f is a
-// polynomial fitted to the relative error (7.5e-8), 2^n an exponent.
+// x where |x| <= 120, else (and for NaN) 120 or -120. The limit is put on the bits: as floats, gcc
+// makes branches of it and computes all their sides.
+static inline float limit120(float x) {
+    const uint32_t most = 0x42f00000u;
+    FloatBits y;
+    y.value = x;
+    const uint32_t magnitude = y.bits & 0x7fffffffu;
+    y.bits = (y.bits & 0x80000000u) | (magnitude < most ? magnitude : most);
+    return y.value;
+}
+
+// 2^x within 2e-7 for |x| <= 120. x = n + f, |f| <= 1 / 2: adding 1.5 * 2^23 rounds x to a whole
+// number n, which then sits in the lowest bits. 2^f is a polynomial fitted to the relative error
+// (7.5e-8), 2^n an exponent.
 static inline float exp2_smooth(float x) {
-    const uint32_t most = 0x42f00000u;  // 120.
-    FloatBits limit, n, y;
-    limit.value = x;
-    const uint32_t magnitude = limit.bits & 0x7fffffffu;
-    limit.bits = (limit.bits & 0x80000000u) | (magnitude < most ? magnitude : most);
-    n.value = limit.value + 12582912.0f;
-    const float f = limit.value - (n.value - 12582912.0f);
+    FloatBits n, y;
+    n.value = x + 12582912.0f;
+    const float f = x - (n.value - 12582912.0f);
     float p = 1.3276472e-3f;
     p = p * f + 9.675542e-3f;
     p = p * f + 5.550713e-2f;
@@ -44,7 +50,7 @@ static inline float reciprocal(float d) {
     return r + r * (error + error * error);
 }
 
-// 1 / (1 + 2^-x), the logistic function of x ln 2.
+// 1 / (1 + 2^-x), the logistic function of x ln 2, for |x| <= 120.
 static inline float logistic2(float x) {
     return reciprocal(1.0f + exp2_smooth(-x));
 }

@@ -1,0 +1,138 @@
+// Rectified flow: patches and back, noising and the loss with its gradient as PyTorch has them in
+// float64; what is added is added, the same bits for any number of threads, no tokens at all.
+// ranks: 1
+// precision: fp32 bf16
+#include "model/ops/flow.h"
+#include "tests/op_check.h"
+
+static const char PATH[] = "tests/golden/flow.safetensors";
+
+static void test_patches(void **state) {
+    (void)state;
+    const char *const cases[] = {"image", "video", "token"};
+    for (int i = 0; i < 3; i++) {
+        Golden g = golden_open(PATH, cases[i]);
+        const TensorInfo *info = golden_find(&g, "latent");
+        const LatentShape shape = {(int32_t)info->shape[0], (int32_t)info->shape[1],
+                                   (int32_t)info->shape[2], (int32_t)info->shape[3]};
+        int32_t *sizes = golden_integers(&g, "patch");
+        const PatchSize patch = {sizes[0], sizes[1], sizes[2]};
+        const int64_t T = golden_size(&g, "tokens", 0), E = golden_size(&g, "tokens", 1);
+        float *latent = golden_floats(&g, "latent"), *want = golden_floats(&g, "tokens");
+        float *tokens = floats_new(T * E), *back = floats_new(T * E);
+        patchify(tokens, latent, shape, patch, 0, T / 2);  // As two ranks would.
+        patchify(tokens + T / 2 * E, latent, shape, patch, T / 2, T - T / 2);
+        check_equal("tokens", tokens, want, T * E);
+        unpatchify(back, tokens, shape, patch, 0, T / 2);
+        unpatchify(back, tokens + T / 2 * E, shape, patch, T / 2, T - T / 2);
+        check_equal("latent", back, latent, T * E);
+        free(sizes), free(latent), free(want), free(tokens), free(back);
+        safetensors_close(&g.file);
+    }
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    const char *const cases[] = {"one", "goku", "many"};
+    for (int i = 0; i < 3; i++) {
+        Golden g = golden_open(PATH, cases[i]);
+        const int64_t T = golden_size(&g, "data", 0), E = golden_size(&g, "data", 1);
+        const int64_t S = golden_size(&g, "time", 0);
+        float *data = golden_floats(&g, "data"), *noise = golden_floats(&g, "noise");
+        float *time = golden_floats(&g, "time"), *weight = golden_floats(&g, "weight");
+        int32_t *segment = golden_integers(&g, "segment");
+        real *prediction = golden_reals(&g, "prediction");
+        real *x_t = reals_new(T * E), *dout = reals_new(T * E);
+        float *target = floats_new(T * E), *found = floats_new(S);
+        double *loss = calloc((size_t)S, sizeof(double));
+        flow_mix(x_t, target, data, noise, time, segment, T, E, NULL);
+        golden_check_reals(&g, "x_t", x_t);
+        golden_check_floats(&g, "target", target);
+        flow_loss(loss, dout, prediction, target, weight, segment, T, E, S, NULL);
+        golden_check_reals(&g, "dout", dout);
+        for (int64_t s = 0; s < S; s++) found[s] = (float)loss[s];
+        golden_check_floats(&g, "loss", found);
+        flow_loss(loss, NULL, prediction, target, NULL, segment, T, E, S, NULL);
+        for (int64_t s = 0; s < S; s++) found[s] = (float)(loss[s] / 2.0);
+        golden_check_floats(&g, "loss", found);
+        free(data), free(noise), free(time), free(weight), free(segment), free(prediction);
+        free(x_t), free(dout), free(target), free(found), free(loss);
+        safetensors_close(&g.file);
+    }
+}
+
+enum { T = 1000, E = 16, S = 9 };
+typedef struct {
+    real out[T * E], dout[T * E], x_t[T * E];
+    float target[T * E], weight[S];
+    double loss[S];
+    int32_t segment[T];
+} Flow;
+
+static Flow *flow_random(void) {
+    Flow *f = calloc(1, sizeof(*f));
+    CHECK(f != NULL, "no memory for %zu bytes", sizeof(*f));
+    real *out = reals_random(T * E, 1, 0.0f, 1.0f);
+    int32_t *segment = segments_new(T, S);
+    memcpy(f->out, out, sizeof(f->out));
+    memcpy(f->segment, segment, sizeof(f->segment));
+    rng_normal(f->target, T * E, 1, RNG_TEST, 2, 0);
+    for (int s = 0; s < S; s++) f->weight[s] = 1.0f / (float)(s + 1);
+    free(out);
+    free(segment);
+    return f;
+}
+
+static double loss_of(void *context) {
+    Flow *f = context;
+    double loss[S] = {0}, sum = 0.0;
+    flow_loss(loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, NULL);
+    for (int s = 0; s < S; s++) sum += (double)f->weight[s] * loss[s];
+    return sum;
+}
+
+static void test_slopes(void **state) {
+    (void)state;
+    if (REAL_TYPE == TYPE_BF16) skip();
+    Flow *f = flow_random();
+    flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, 6, E, S, NULL);
+    check_slopes("out", f->out, (const float *)f->dout, 6 * E, loss_of, f);
+    free(f);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const int before = omp_get_max_threads();
+    Flow *one = NULL;
+    for (int threads = 1; threads <= 4; threads++) {
+        omp_set_num_threads(threads);
+        Flow *f = flow_random();
+        flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, T, E, S, NULL);
+        if (threads == 1) {
+            one = f;
+            continue;
+        }
+        check_equal("loss", f->loss, one->loss, S);
+        check_equal("dout", f->dout, one->dout, T * E);
+        free(f);
+    }
+    free(one);
+    omp_set_num_threads(before);
+}
+
+static void test_no_tokens(void **state) {
+    (void)state;
+    double loss[1] = {5.0};
+    flow_mix(NULL, NULL, NULL, NULL, NULL, NULL, 0, 8, NULL);
+    flow_loss(loss, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL);
+    check_that(loss[0] == 5.0, "no tokens, but a loss of %g", loss[0]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_patches),   cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_slopes),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_tokens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

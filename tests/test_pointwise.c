@@ -1,0 +1,235 @@
+// The pointwise ops: PyTorch's numbers in float64, slopes by finite differences, += and = as
+// promised, the same bits for any number of threads, values far out, no tokens at all.
+// ranks: 1
+// precision: fp32 bf16
+#include "model/ops/pointwise.h"
+#include "tests/op_check.h"
+
+static const char PATH[] = "tests/golden/pointwise.safetensors";
+
+static void test_activations(void **state) {
+    (void)state;
+    Golden g = golden_open(PATH, "gelu");
+    const int64_t N = golden_size(&g, "x", 0);
+    real *x = golden_reals(&g, "x"), *dout = golden_reals(&g, "dout"), *got = reals_new(N);
+    gelu_forward(got, x, N, NULL);
+    golden_check_reals(&g, "out", got);
+    gelu_backward(got, dout, x, N, NULL);
+    golden_check_reals(&g, "dx", got);
+    g.name = "silu";
+    silu_forward(got, x, N, NULL);
+    golden_check_reals(&g, "out", got);
+    float *wide = golden_floats(&g, "dout"), *dx = floats_new(N), *want = golden_floats(&g, "dx");
+    silu_rows_backward(dx, wide, x, N, NULL);
+    golden_check_floats(&g, "dx", dx);
+    silu_rows_backward(dx, wide, x, N, NULL);
+    for (int64_t i = 0; i < N; i++) want[i] *= 2.0f;
+    check_close("dx twice", dx, want, N, 1e-5);
+    free(x), free(dout), free(got), free(wide), free(dx), free(want);
+    safetensors_close(&g.file);
+}
+
+// Far from zero an activation is 0 or x, its slope 0 or 1; what is not a number stays so.
+static void test_activations_far_out(void **state) {
+    (void)state;
+    const float values[] = {-1e15f, -1e4f, -200.0f, 200.0f, 1e4f, 1e15f, NAN};
+    const float ones[] = {1, 1, 1, 1, 1, 1, 1};
+    real *x = reals_of(values, 7), *dout = reals_of(ones, 7), out[4][7];
+    float dx[7] = {0};
+    gelu_forward(out[0], x, 7, NULL);
+    silu_forward(out[1], x, 7, NULL);
+    gelu_backward(out[2], dout, x, 7, NULL);
+    silu_rows_backward(dx, ones, x, 7, NULL);
+    for (int i = 0; i < 7; i++) out[3][i] = to_real(dx[i]);
+    for (int which = 0; which < 4; which++) {
+        float want[6] = {0};
+        for (int i = 3; i < 6; i++) want[i] = which < 2 ? to_float(x[i]) : 1.0f;
+        check_close_real(which < 2 ? "out" : "dx", out[which], want, 6, 1e-6);
+        check_that(isnan(to_float(out[which][6])), "activation %d loses NaN", which);
+    }
+    free(x);
+    free(dout);
+}
+
+// A call of gate_residual with everything it needs; rows of the gate lie ldm = 2 C apart.
+typedef struct {
+    int64_t T, C, S, ldm;
+    real *x, *h, *gate, *out, *dout, *dh;
+    float *dgate;
+    int32_t *segment;  // NULL: no gate.
+} Gate;
+
+static Gate gate_random(int64_t T, int64_t C, int64_t S) {
+    return (Gate){.T = T,
+                  .C = C,
+                  .S = S,
+                  .ldm = 2 * C,
+                  .x = reals_random(T * C, 1, 0.0f, 1.0f),
+                  .h = reals_random(T * C, 2, 0.0f, 1.0f),
+                  .gate = reals_random(S * 2 * C, 3, 0.0f, 1.0f),
+                  .out = reals_new(T * C),
+                  .dout = reals_random(T * C, 4, 0.0f, 1.0f),
+                  .dh = reals_new(T * C),
+                  .dgate = floats_new(S * 2 * C),
+                  .segment = segments_new(T, S)};
+}
+
+static void gate_free(Gate *g) {
+    free(g->x), free(g->h), free(g->gate), free(g->out), free(g->dout), free(g->dh);
+    free(g->dgate), free(g->segment);
+}
+
+static void forward(const Gate *g) {
+    gate_residual_forward(g->out, g->x, g->h, g->segment != NULL ? g->gate : NULL, g->ldm,
+                          g->segment, g->T, g->C, NULL);
+}
+
+static void backward(const Gate *g) {
+    gate_residual_backward(g->dh, g->dgate, g->dout, g->h, g->segment != NULL ? g->gate : NULL,
+                           g->ldm, g->segment, g->T, g->C, NULL);
+}
+
+static void test_gate_golden(void **state) {
+    (void)state;
+    const char *const cases[] = {"gate_one", "gate", "gate_wide", "gate_many", "bare"};
+    for (int i = 0; i < 5; i++) {
+        Golden golden = golden_open(PATH, cases[i]);
+        const bool gated = golden_find(&golden, "gate") != NULL;
+        Gate g = gate_random(golden_size(&golden, "x", 0), golden_size(&golden, "x", 1),
+                             gated ? golden_size(&golden, "gate", 0) : 2);
+        free(g.x), free(g.h), free(g.dout), free(g.segment);
+        g.x = golden_reals(&golden, "x");
+        g.h = golden_reals(&golden, "h");
+        g.dout = golden_reals(&golden, "dout");
+        g.segment = golden_integers(&golden, "segment");
+        real *gate = golden_reals(&golden, "gate");
+        for (int64_t s = 0; gated && s < g.S; s++) {
+            memcpy(g.gate + s * g.ldm, gate + s * g.C, (size_t)g.C * sizeof(real));
+        }
+        forward(&g);
+        golden_check_reals(&golden, "out", g.out);
+        backward(&g);
+        golden_check_reals(&golden, "dh", g.dh);
+        float *dgate = floats_new(g.S * g.C);
+        for (int64_t s = 0; s < g.S; s++) {
+            memcpy(dgate + s * g.C, g.dgate + s * g.ldm, (size_t)g.C * sizeof(float));
+        }
+        if (gated) golden_check_floats(&golden, "dgate", dgate);
+        free(gate);
+        free(dgate);
+        gate_free(&g);
+        safetensors_close(&golden.file);
+    }
+}
+
+static double gate_loss(void *context) {
+    const Gate *g = context;
+    forward(g);
+    return weighted_sum(g->out, g->dout, g->T * g->C);
+}
+
+typedef struct {
+    const real *x, *weight;
+    real *out;
+    int64_t N;
+    void (*forward)(real *, const real *, int64_t, Stream);
+} Activation;
+
+static double activation_loss(void *context) {
+    const Activation *a = context;
+    a->forward(a->out, a->x, a->N, NULL);
+    return weighted_sum(a->out, a->weight, a->N);
+}
+
+static void test_slopes(void **state) {
+    (void)state;
+    if (REAL_TYPE == TYPE_BF16) skip();
+    Gate g = gate_random(5, 8, 3);
+    backward(&g);
+    check_slopes("x", g.x, (const float *)g.dout, g.T * g.C, gate_loss, &g);
+    check_slopes("h", g.h, (const float *)g.dh, g.T * g.C, gate_loss, &g);
+    check_slopes("gate", g.gate, g.dgate, g.S * g.ldm, gate_loss, &g);
+    const int64_t N = 40;
+    Activation a = {.x = g.x, .weight = g.dout, .out = g.out, .N = N, .forward = gelu_forward};
+    gelu_backward(g.dh, g.dout, g.x, N, NULL);
+    check_slopes("gelu", g.x, (const float *)g.dh, N, activation_loss, &a);
+    float *dx = floats_new(N);
+    a.forward = silu_forward;
+    silu_rows_backward(dx, (const float *)g.dout, g.x, N, NULL);
+    check_slopes("silu", g.x, dx, N, activation_loss, &a);
+    free(dx);
+    gate_free(&g);
+}
+
+static void test_gate_two_calls(void **state) {
+    (void)state;
+    Gate g = gate_random(130, 72, 4);
+    backward(&g);
+    float *dh = floats_of(g.dh, g.T * g.C), *dgate = floats_new(g.S * g.ldm);
+    for (int64_t i = 0; i < g.S * g.ldm; i++) dgate[i] = 2.0f * g.dgate[i];
+    backward(&g);
+    check_close_real("dh", g.dh, dh, g.T * g.C, 0.0);
+    check_close("dgate", g.dgate, dgate, g.S * g.ldm, 1e-6);
+    free(dh);
+    free(dgate);
+    gate_free(&g);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const int before = omp_get_max_threads();
+    Gate one = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        omp_set_num_threads(threads);
+        Gate g = gate_random(1000, 96, 9);
+        forward(&g);
+        backward(&g);
+        gelu_forward(g.x, g.out, g.T * g.C, NULL);
+        gelu_backward(g.h, g.dout, g.out, g.T * g.C, NULL);
+        if (threads == 1) {
+            one = g;
+            continue;
+        }
+        check_equal("out", g.out, one.out, g.T * g.C);
+        check_equal("dh", g.dh, one.dh, g.T * g.C);
+        check_equal("dgate", g.dgate, one.dgate, g.S * g.ldm);
+        check_equal("gelu", g.x, one.x, g.T * g.C);
+        check_equal("gelu backward", g.h, one.h, g.T * g.C);
+        gate_free(&g);
+    }
+    gate_free(&one);
+    omp_set_num_threads(before);
+}
+
+static void test_no_tokens(void **state) {
+    (void)state;
+    Gate g = gate_random(0, 72, 2);
+    forward(&g);
+    backward(&g);
+    gelu_forward(g.out, g.x, 0, NULL);
+    check_that(g.dgate[0] == 0.0f, "no tokens, but gradients changed");
+    gate_free(&g);
+}
+
+static void test_timestep_embedding(void **state) {
+    (void)state;
+    Golden g = golden_open(PATH, "time");
+    const int64_t S = golden_size(&g, "time", 0), width = golden_size(&g, "embedding", 1);
+    float *time = golden_floats(&g, "time");
+    real *out = reals_new(S * width);
+    timestep_embedding(out, time, 1000.0f, S, width, NULL);
+    golden_check_reals(&g, "embedding", out);
+    free(time);
+    free(out);
+    safetensors_close(&g.file);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_activations),    cmocka_unit_test(test_activations_far_out),
+        cmocka_unit_test(test_gate_golden),    cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_gate_two_calls), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_tokens),      cmocka_unit_test(test_timestep_embedding),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

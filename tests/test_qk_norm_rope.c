@@ -1,0 +1,177 @@
+// qk_norm_rope: PyTorch's numbers in float64, slopes by finite differences, += and = as promised,
+// rows that lie apart, the same bits for any number of threads, no tokens and no heads.
+// ranks: 1
+// precision: fp32 bf16
+#include "model/ops/norm.h"
+#include "tests/op_check.h"
+
+static const char *const CASES[] = {"one", "three", "block", "blocks", "keys", "wide"};
+enum { CASE_COUNT = sizeof(CASES) / sizeof(*CASES), GAP = 24 };
+
+// A call with everything it needs. Rows of x and dx lie ldx = C + GAP apart.
+typedef struct {
+    int64_t T, heads, D, C, ldx;
+    real *x, *weight, *out, *dout, *dx;
+    float *rope, *inverse, *dweight;
+} Query;
+
+static Query query_new(int64_t T, int64_t heads, int64_t D) {
+    const int64_t C = heads * D;
+    return (Query){.T = T,
+                   .heads = heads,
+                   .D = D,
+                   .C = C,
+                   .ldx = C + GAP,
+                   .x = reals_new(T * (C + GAP)),
+                   .out = reals_new(T * C),
+                   .dx = reals_new(T * (C + GAP)),
+                   .inverse = floats_new(T),
+                   .dweight = floats_new(C)};
+}
+
+static void query_free(Query *q) {
+    free(q->x), free(q->weight), free(q->out), free(q->dout), free(q->dx);
+    free(q->rope), free(q->inverse), free(q->dweight);
+}
+
+static void forward(const Query *q) {
+    qk_norm_rope_forward(q->out, q->inverse, q->x, q->ldx, q->weight, q->rope, 1e-6f, q->T,
+                         q->heads, q->D, NULL);
+}
+
+static void backward(const Query *q) {
+    qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, q->x, q->ldx, q->weight, q->rope,
+                          q->inverse, q->T, q->heads, q->D, NULL);
+}
+
+static Query query_random(int64_t T, int64_t heads, int64_t D) {
+    Query q = query_new(T, heads, D);
+    free(q.x);
+    q.x = reals_random(T * q.ldx, 1, 0.0f, 1.0f);
+    q.dout = reals_random(T * q.C, 2, 0.0f, 1.0f);
+    q.weight = reals_random(q.C, 3, 1.0f, 0.2f);
+    q.rope = floats_new(T * D);
+    for (int64_t i = 0; i < T * D / 2; i++) {
+        q.rope[2 * i] = cosf((float)i);
+        q.rope[2 * i + 1] = sinf((float)i);
+    }
+    return q;
+}
+
+// Rows of dx without the gaps.
+static real *dense(const Query *q, const real *x) {
+    real *rows = reals_new(q->T * q->C);
+    for (int64_t t = 0; t < q->T; t++) {
+        memcpy(rows + t * q->C, x + t * q->ldx, (size_t)q->C * sizeof(real));
+    }
+    return rows;
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    for (int i = 0; i < CASE_COUNT; i++) {
+        Golden g = golden_open("tests/golden/qk_norm_rope.safetensors", CASES[i]);
+        int32_t *heads = golden_integers(&g, "heads");
+        Query q = query_new(golden_size(&g, "x", 0), heads[0], golden_size(&g, "x", 1) / heads[0]);
+        real *x = golden_reals(&g, "x");
+        for (int64_t t = 0; t < q.T; t++) {
+            memcpy(q.x + t * q.ldx, x + t * q.C, (size_t)q.C * sizeof(real));
+        }
+        q.dout = golden_reals(&g, "dout");
+        q.weight = golden_reals(&g, "weight");
+        q.rope = golden_floats(&g, "rope");
+        q.dx[q.C] = to_real(7.0f);  // In the gap: must stay.
+        forward(&q);
+        golden_check_reals(&g, "out", q.out);
+        backward(&q);
+        real *dx = dense(&q, q.dx);
+        golden_check_reals(&g, "dx", dx);
+        golden_check_floats(&g, "dweight", q.dweight);
+        check_that(to_float(q.dx[q.C]) == 7.0f, "%s wrote between the rows of dx", CASES[i]);
+        free(dx);
+        free(x);
+        free(heads);
+        query_free(&q);
+        safetensors_close(&g.file);
+    }
+}
+
+static double loss(void *context) {
+    const Query *q = context;
+    forward(q);
+    return weighted_sum(q->out, q->dout, q->T * q->C);
+}
+
+static void test_slopes(void **state) {
+    (void)state;
+    if (REAL_TYPE == TYPE_BF16) skip();
+    Query q = query_random(3, 2, 8);
+    forward(&q);
+    backward(&q);
+    float *dx = floats_of(q.dx, q.T * q.ldx);
+    check_slopes("x", q.x, dx, q.T * q.ldx, loss, &q);
+    check_slopes("weight", q.weight, q.dweight, q.C, loss, &q);
+    free(dx);
+    query_free(&q);
+}
+
+static void test_two_calls(void **state) {
+    (void)state;
+    Query q = query_random(130, 2, 36);
+    forward(&q);
+    backward(&q);
+    float *dx = floats_of(q.dx, q.T * q.ldx), *dweight = floats_new(q.C);
+    for (int64_t i = 0; i < q.C; i++) dweight[i] = 2.0f * q.dweight[i];
+    backward(&q);
+    check_close_real("dx", q.dx, dx, q.T * q.ldx, 0.0);
+    check_close("dweight", q.dweight, dweight, q.C, 1e-6);
+    free(dx);
+    free(dweight);
+    query_free(&q);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const int before = omp_get_max_threads();
+    Query one = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        omp_set_num_threads(threads);
+        Query q = query_random(1000, 3, 32);
+        forward(&q);
+        backward(&q);
+        if (threads == 1) {
+            one = q;
+            continue;
+        }
+        check_equal("out", q.out, one.out, q.T * q.C);
+        check_equal("inverse", q.inverse, one.inverse, q.T);
+        check_equal("dx", q.dx, one.dx, q.T * q.ldx);
+        check_equal("dweight", q.dweight, one.dweight, q.C);
+        query_free(&q);
+    }
+    query_free(&one);
+    omp_set_num_threads(before);
+}
+
+// A rank may hold no tokens, or no heads.
+static void test_nothing(void **state) {
+    (void)state;
+    Query none = query_random(0, 2, 8);
+    forward(&none);
+    backward(&none);
+    check_that(none.dweight[0] == 0.0f, "no tokens, but gradients changed");
+    query_free(&none);
+    Query headless = query_random(3, 0, 8);
+    forward(&headless);
+    backward(&headless);
+    query_free(&headless);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
