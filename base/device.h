@@ -33,6 +33,9 @@ void stream_await(Stream stream, Event event);
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 
+// Bytes that could still be had on this node (CPU) or device.
+int64_t device_memory_free(void);
+
 // What this rank runs on, for the log and for comparing ranks: processor model and instruction
 // sets.
 void device_describe(char *text, int64_t size);

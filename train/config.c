@@ -71,7 +71,8 @@ static const Setting stage_table[] = {
     WHOLE("height_max", STAGE(data.height_max), "1024", 1, SIZE, R, ""),
     WHOLE("width_min", STAGE(data.width_min), "1", 1, SIZE, R, ""),
     WHOLE("width_max", STAGE(data.width_max), "1024", 1, SIZE, R, ""),
-    {"filters", SETTING_ROWS, STAGE(data.filters), NULL, 0, QUALITIES_MAX, NULL, "quality columns that must lie in a range", R,
+    {"filters", SETTING_ROWS, STAGE(data.filters), NULL, 0, QUALITIES_MAX, NULL,
+     "quality columns that must lie in a range", R,
      filter_table, sizeof(QualityFilter), STAGE(data.filter_count)},
     END};
 
@@ -167,7 +168,8 @@ const Setting config_table[] = {
           "classifier-free guidance; 1: none"),
     WHOLE("sample.scale", AT(sample.scale), "2", 1, 16, 0, "enlargement of pictures"),
     WHOLE("sample.count", AT(sample.count), "4", 1, 64, 0, "samples per prompt"),
-    {"sample.prompts", SETTING_ROWS, AT(sample.prompts), NULL, 0, PROMPTS_MAX, NULL, "what the pictures show", 0,
+    {"sample.prompts", SETTING_ROWS, AT(sample.prompts), NULL, 0, PROMPTS_MAX, NULL,
+     "what the pictures show", 0,
      prompt_table, sizeof(Prompt), AT(sample.prompt_count)},
 
     WHOLE("checkpoint.every", AT(checkpoint.every), "0", 0, 1e9, 0,

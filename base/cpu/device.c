@@ -73,6 +73,17 @@ int64_t device_memory_used(void) {
     return (int64_t)resident * sysconf(_SC_PAGESIZE);
 }
 
+int64_t device_memory_free(void) {
+    char line[128];
+    long kilobytes = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        if (sscanf(line, "MemAvailable: %ld kB", &kilobytes) == 1) break;
+    }
+    if (file != NULL) fclose(file);
+    return (int64_t)kilobytes * 1024;
+}
+
 void device_describe(char *text, int64_t size) {
     char line[256], model[200] = "unknown processor";
     FILE *file = fopen("/proc/cpuinfo", "r");

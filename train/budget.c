@@ -1,0 +1,144 @@
+#include "train/budget.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/die.h"
+#include "base/files.h"
+#include "checkpoint/agree.h"
+#include "train/trainer.h"
+
+// The share of the budget that steps get; pictures, checkpoints and start-up take the rest.
+static const double STEPS_SHARE = 0.85;
+enum { TRIAL_STEPS = 3 };
+
+// Seconds of one step: the fastest of a few, the slowest rank's.
+static double trial(Trainer *t) {
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < TRIAL_STEPS; i++) {
+        const int64_t start = (int64_t)(clock_seconds() * 1e6);
+        StepReport report;
+        Error error;
+        if (!step_run(t, false, false, &report, &error)) DIE("%s", error.text);
+        int64_t micros = (int64_t)(clock_seconds() * 1e6) - start;
+        comm_all_reduce_max(t->world, &micros, 1);
+        best = min_i64(best, micros);
+    }
+    return (double)best * 1e-6;
+}
+
+// Runs a few steps of each stage with weights that are then thrown away.
+static bool measure(double *seconds, const Config *config, Comm *world, Problems *problems) {
+    Trainer *t = calloc(1, sizeof(*t));
+    CHECK(t != NULL, "no memory");
+    bool ok = trainer_create(t, config, world, problems);
+    int64_t first = 0;
+    for (int64_t s = 0; s < config->stage_count && ok; s++) {
+        Error error;
+        t->state.cursor.step = first;
+        ok = trainer_load(t, &error);
+        if (!ok) {
+            problems_add(problems, "%s", error.text);
+            break;
+        }
+        seconds[s] = trial(t);
+        loader_free(t->loader);
+        t->loader = NULL;
+        first += config->stages[s].data.steps;
+    }
+    trainer_free(t);
+    free(t);
+    return ok;
+}
+
+static bool read_budget(Config *config, const char *path, Error *error) {
+    int64_t bytes;
+    char *text = file_read(path, 1 << 16, &bytes, error);
+    if (text == NULL) return false;
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    free(text);
+    const json_t *steps = json_object_get(json, "steps");
+    bool ok = json_array_size(steps) == (size_t)config->stage_count;
+    for (int64_t s = 0; s < config->stage_count && ok; s++) {
+        const json_int_t n = json_integer_value(json_array_get(steps, (size_t)s));
+        ok = n >= 1 && n <= 1000000000;
+        config->stages[s].data.steps = n;
+    }
+    json_decref(json);
+    return ok || error_set(error,
+                           "%s: no list of %" PRId64
+                           " numbers of steps; remove it to "
+                           "measure again",
+                           path, config->stage_count);
+}
+
+static bool write_budget(const Config *config, const char *path, Error *error) {
+    json_t *steps = json_array();
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        json_array_append_new(steps, json_integer(config->stages[s].data.steps));
+    }
+    json_t *json = json_pack("{s:f, s:o}", "minutes", config->run.minutes, "steps", steps);
+    char *text = json_dumps(json, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
+    json_decref(json);
+    CHECK(text != NULL, "no memory for %s", path);
+    const bool ok = folder_create(config->run.dir, error) &&
+                    file_write(path, text, (int64_t)strlen(text), error);
+    free(text);
+    return ok;
+}
+
+// Scales the steps to the measured seconds, and says so.
+static void scale(Config *config, const double *seconds, bool speaks) {
+    double whole = 0;
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        whole += seconds[s] * (double)config->stages[s].data.steps;
+    }
+    const double factor = STEPS_SHARE * 60 * config->run.minutes / whole;
+    if (speaks) {
+        printf("%g minutes are %s the recipe as written: steps x %.3f\n", config->run.minutes,
+               factor < 1 ? "too few for" : "enough for", factor);
+    }
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        int64_t *steps = &config->stages[s].data.steps;
+        const int64_t written = *steps;
+        *steps = max_i64(1, llround(factor * (double)written));
+        if (!speaks) continue;
+        printf("  stage %-10s %6.0f ms a step: %" PRId64 " steps%s\n", config->stages[s].name,
+               1e3 * seconds[s], *steps, factor < 1 ? " (fewer samples seen than written)" : "");
+    }
+}
+
+bool budget_apply(Config *config, Comm *world, Problems *problems) {
+    if (config->run.minutes == 0) return true;
+    Error error = {""};
+    char path[PATH_BYTES_MAX];
+    const int rank = comm_rank(world);
+    if (!path_join(path, config->run.dir, "budget.json", &error)) {
+        problems_add(problems, "%s", error.text);
+        return false;
+    }
+    int64_t known = rank == 0 && path_exists(path);
+    comm_broadcast(world, &known, sizeof(known), 0, NULL);
+    bool ok = true;
+    if (known) {
+        ok = rank != 0 || read_budget(config, path, &error);
+    } else {
+        double seconds[STAGES_MAX];
+        if (!measure(seconds, config, world, problems)) return false;
+        scale(config, seconds, rank == 0);
+        ok = rank != 0 || write_budget(config, path, &error);
+    }
+    if (!agree(world, ok, &error)) {
+        problems_add(problems, "%s", error.text);
+        return false;
+    }
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        comm_broadcast(world, &config->stages[s].data.steps, sizeof(int64_t), 0, NULL);
+    }
+    return true;
+}

@@ -1,0 +1,215 @@
+#include "train/sampler.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/die.h"
+#include "base/vector.h"
+#include "model/ops/flow.h"
+#include "parallel/ulysses.h"
+
+// The work of one pack: requests [first, first + count), each as one or two segments.
+typedef struct {
+    SampleRequest *requests;
+    int count, copies;  // Copies: 2 with guidance (with text, then without).
+    const SamplerConfig *config;
+    Model *model;
+    Fsdp *fsdp;
+    Batch *batch;
+    float *x;         // [tokens of all requests, E]
+    float *velocity;  // [tokens of all segments, E]
+} SamplePack;
+
+static int64_t text_rows(const SampleRequest *r) {
+    return max_i64(r->text_length, 1);
+}
+
+static double time_at(const SamplerConfig *config, int64_t step) {
+    const double noise = 1 - (double)step / (double)config->steps;
+    return 1 - config->shift * noise / (1 + (config->shift - 1) * noise);
+}
+
+// How many of the requests fit into one pack, at least 0.
+static int pack_length(const SampleRequest *requests, int count, int copies, const Model *model) {
+    int64_t tokens = 0, text = 0;
+    int n = 0;
+    for (; n < count; n++) {
+        tokens += copies * latent_tokens(requests[n].shape, model_patch(&model->config));
+        text += text_rows(&requests[n]) + (copies - 1);
+        if (tokens > model->bounds.tokens || text > model->bounds.text ||
+            copies * (n + 1) > model->bounds.segments) {
+            break;
+        }
+    }
+    return n;
+}
+
+// Binds the segments and fills what does not change from step to step: text, and x with noise.
+static void start(SamplePack *p) {
+    Batch *batch = p->batch;
+    Model *model = p->model;
+    const PatchSize patch = model_patch(&model->config);
+    const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
+    float *x = p->x;
+    for (int i = 0; i < p->count; i++) {
+        const SampleRequest *r = &p->requests[i];
+        for (int c = 0; c < p->copies; c++) {
+            batch->segments[p->copies * i + c] = (Segment){r->shape, c == 0 ? text_rows(r) : 1};
+        }
+        rng_normal(batch->latent, latent_elements(r->shape), p->config->seed, RNG_SAMPLE_NOISE,
+                   r->position, 0);
+        const int64_t tokens = latent_tokens(r->shape, patch);
+        patchify(x, batch->latent, r->shape, patch, 0, tokens);
+        x += tokens * E;
+    }
+    const Rope rope = {model->config.head_dim, model->config.rope_theta};
+    PackBind *bind = &batch->bind;
+    pack_bind(bind, batch->segments, p->copies * p->count, patch, &rope,
+              model->mesh->sequence_index, model->mesh->sequences);
+    memset(batch->text, 0, (size_t)(bind->X * width) * sizeof(float));
+    for (int64_t s = 0; s < bind->S; s++) {
+        const int64_t segment = bind->segment_first + s;
+        const SampleRequest *r = &p->requests[segment / p->copies];
+        if (segment % p->copies != 0 || r->text_length == 0) continue;
+        memcpy(batch->text + bind->text_start[s] * width, r->text,
+               (size_t)(r->text_length * width) * sizeof(float));
+    }
+    vector_round(model->text, REAL_TYPE, batch->text, bind->X * width, NULL);
+}
+
+// The velocity of all segments at time t, on every rank of the sequence group.
+static void velocity(SamplePack *p, double t) {
+    Batch *batch = p->batch;
+    Model *model = p->model;
+    const PackBind *bind = &batch->bind;
+    const Mesh *mesh = model->mesh;
+    const int64_t E = model_token_elements(&model->config);
+    const PatchSize patch = model_patch(&model->config);
+    float *rows = p->velocity;  // First the inputs of all segments, then the result.
+    const float *x = p->x;
+    for (int i = 0; i < p->count; i++) {
+        const int64_t elements = latent_tokens(p->requests[i].shape, patch) * E;
+        for (int c = 0; c < p->copies; c++, rows += elements) {
+            memcpy(rows, x, (size_t)elements * sizeof(float));
+        }
+        x += elements;
+    }
+    vector_round(model->patches, REAL_TYPE, p->velocity + bind->first * E, bind->T * E, NULL);
+    for (int64_t s = 0; s < bind->S; s++) batch->times[s] = (float)t;
+    device_copy(model->time, batch->times, bind->S * (int64_t)sizeof(float), NULL);
+    model_forward(model, p->fsdp, bind, NULL);
+    vector_widen(batch->noise, model->out, REAL_TYPE, bind->T * E, NULL);
+    device_copy(p->velocity + bind->first * E, batch->noise, bind->T * E * (int64_t)sizeof(float),
+                NULL);
+    int64_t offsets[ULYSSES_RANKS_MAX + 1];
+    for (int i = 0; i <= mesh->sequences; i++) {
+        offsets[i] = ulysses_token_cut(bind->P, i, mesh->sequences) * E * (int64_t)sizeof(float);
+    }
+    if (mesh->sequences > 1) {
+        comm_all_gather_slices(mesh->sequence, p->velocity, offsets, NULL);
+    }
+}
+
+static void euler_step(SamplePack *p, double dt) {
+    const int64_t E = model_token_elements(&p->model->config);
+    const float g = (float)p->config->guidance;
+    float *x = p->x;
+    const float *v = p->velocity;
+    for (int i = 0; i < p->count; i++) {
+        const int64_t n = latent_tokens(p->requests[i].shape, model_patch(&p->model->config)) * E;
+        const float *without = p->copies == 2 ? v + n : v;
+        for (int64_t e = 0; e < n; e++) {
+            x[e] += (float)dt * (without[e] + g * (v[e] - without[e]));
+        }
+        x += n;
+        v += p->copies * n;
+    }
+}
+
+static void finish(SamplePack *p) {
+    const PatchSize patch = model_patch(&p->model->config);
+    const float *x = p->x;
+    for (int i = 0; i < p->count; i++) {
+        const int64_t tokens = latent_tokens(p->requests[i].shape, patch);
+        unpatchify(p->requests[i].latent, x, p->requests[i].shape, patch, 0, tokens);
+        x += tokens * model_token_elements(&p->model->config);
+    }
+}
+
+// All steps of one pack; without one (count 0) this rank only takes part in the gathers.
+static void run_pack(SamplePack *p) {
+    if (p->count > 0) start(p);
+    for (int64_t step = 0; step < p->config->steps; step++) {
+        if (p->count == 0) {
+            model_forward(p->model, p->fsdp, NULL, NULL);
+            continue;
+        }
+        const double t = time_at(p->config, step);
+        velocity(p, t);
+        euler_step(p, time_at(p->config, step + 1) - t);
+    }
+    if (p->count > 0) finish(p);
+}
+
+static bool check_requests(const SampleRequest *requests, int count, int copies, const Model *model,
+                           Error *error) {
+    const PatchSize patch = model_patch(&model->config);
+    for (int i = 0; i < count; i++) {
+        const LatentShape s = requests[i].shape;
+        if (s.C != model->config.in_channels || s.F % patch.t != 0 || s.H % patch.h != 0 ||
+            s.W % patch.w != 0) {
+            return error_set(error,
+                             "sample %d: a latent of %d x %d x %d x %d does not fit a model of "
+                             "%" PRId64 " channels with patch %d x %d x %d",
+                             i, s.C, s.F, s.H, s.W, model->config.in_channels, patch.t, patch.h,
+                             patch.w);
+        }
+        if (pack_length(requests + i, 1, copies, model) == 0) {
+            return error_set(error,
+                             "sample %d: %d x %d x %d needs %" PRId64
+                             " tokens, more than the largest pack of %" PRId64,
+                             i, s.F, s.H, s.W, copies * latent_tokens(s, patch),
+                             model->bounds.tokens);
+        }
+    }
+    return true;
+}
+
+bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
+                 Fsdp *fsdp, Batch *batch, Error *error) {
+    const int copies = config->guidance == 1 ? 1 : 2;
+    if (!check_requests(requests, count, copies, model, error)) return false;
+    const Mesh *mesh = model->mesh;
+    const int64_t rows = model->bounds.tokens * model_token_elements(&model->config);
+    float *memory = malloc((size_t)(2 * rows) * sizeof(float));
+    CHECK(memory != NULL, "no memory for %" PRId64 " elements of samples", 2 * rows);
+    for (int first = 0; first < count;) {  // One round: a pack for each data rank.
+        int begin = first;
+        SamplePack mine = {.copies = copies,
+                           .config = config,
+                           .model = model,
+                           .fsdp = fsdp,
+                           .batch = batch,
+                           .x = memory,
+                           .velocity = memory + rows};
+        int ends[ULYSSES_RANKS_MAX];
+        CHECK(mesh->data_size <= ULYSSES_RANKS_MAX, "%d data ranks", mesh->data_size);
+        for (int d = 0; d < mesh->data_size; d++) {
+            const int length = pack_length(requests + begin, count - begin, copies, model);
+            if (d == mesh->data_index) mine.requests = requests + begin, mine.count = length;
+            begin = ends[d] = begin + length;
+        }
+        run_pack(&mine);
+        for (int d = 0, i = first; d < mesh->data_size; d++) {
+            for (; i < ends[d]; i++) {
+                comm_broadcast(mesh->world, requests[i].latent,
+                               latent_elements(requests[i].shape) * (int64_t)sizeof(float),
+                               d * mesh->sequences, NULL);
+            }
+        }
+        first = begin;
+    }
+    free(memory);
+    return true;
+}

@@ -1,0 +1,251 @@
+#include "train/trainer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/die.h"
+#include "base/files.h"
+#include "checkpoint/restore.h"
+#include "checkpoint/save.h"
+#include "checkpoint/steps.h"
+#include "checkpoint/weights.h"
+
+ModelNeeds model_needs(const ModelConfig *config) {
+    Mesh alone;
+    mesh_shape(&alone, &(MeshConfig){.sequence = 1, .shard = 1}, 0, 1);
+    Model *model = calloc(1, sizeof(*model));
+    CHECK(model != NULL, "no memory");
+    model_record(model, config, &alone);
+    const Cost cost = model_cost(model);
+    model_free(model);
+    free(model);
+    return (ModelNeeds){.channels = (int32_t)config->in_channels,
+                        .patch = model_patch(config),
+                        .text_width = (int32_t)config->text_width,
+                        .cost = {.tokens = cost.token,
+                                 .tokens_squared = cost.token_token,
+                                 .tokens_text = cost.token_text,
+                                 .text = cost.text}};
+}
+
+static FsdpConfig fsdp_config(const Config *config, const Planner *planner) {
+    return (FsdpConfig){.wire = config_wire(config),
+                        .reshard_after_forward = config->parallel.reshard_after_forward,
+                        .packs_max = (int)planner_bounds(planner).packs};
+}
+
+MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Planner *planner, const Config *config,
+                       Recompute recompute) {
+    const PlanBounds bounds = planner_bounds(planner);
+    const FsdpConfig sharding = fsdp_config(config, planner);
+    model_plan(model, recompute, (ModelBounds){bounds.tokens, bounds.text_tokens, bounds.segments});
+    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, mesh, &sharding),
+                       .model = model->bytes,
+                       .optimizer = optimizer_plan(&model->params, mesh),
+                       .data = loader_bytes(planner, config->data.ahead, config->data.cache_bytes)};
+    plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.data;
+    return plan;
+}
+
+Recompute choose_recompute(Model *model, const Mesh *mesh, const Planner *planner,
+                           const Config *config, int64_t available) {
+    if (config->model.recompute != RECOMPUTE_AUTO) return (Recompute)config->model.recompute;
+    for (Recompute policy = RECOMPUTE_NONE; policy < RECOMPUTE_BLOCK; policy++) {
+        if (memory_plan(model, mesh, planner, config, policy).total <= available) return policy;
+    }
+    return RECOMPUTE_BLOCK;
+}
+
+// What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.
+static int64_t memory_available(Comm *world) {
+    Comm *node = comm_split_node(world, "node");
+    int64_t free_bytes = device_memory_free() / comm_size(node) / 10 * 9;
+    comm_free(node);
+    comm_all_reduce_min(world, &free_bytes, 1);
+    return free_bytes;
+}
+
+static void check_layout(const Config *config, int ranks, Problems *problems) {
+    int packs[STAGES_MAX];
+    for (int64_t s = 0; s < config->stage_count; s++) packs[s] = (int)config->stages[s].data.packs;
+    const MeshConfig mesh = {(int)config->parallel.sequence, (int)config->parallel.shard};
+    mesh_check(&mesh, ranks, packs, (int)config->stage_count, problems);
+}
+
+bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *problems) {
+    memset(t, 0, sizeof(*t));
+    t->config = *config;
+    t->world = world;
+    check_layout(config, comm_size(world), problems);
+    const ModelNeeds needs = model_needs(&config->model);
+    StageData stages[STAGES_MAX];
+    for (int64_t s = 0; s < config->stage_count; s++) stages[s] = config->stages[s].data;
+    t->planner = planner_create(&config->data, stages, (int)config->stage_count, &needs,
+                                (uint64_t)config->run.seed, problems);
+    if (problems->count > 0 || t->planner == NULL) return false;
+    const MeshConfig mesh = {(int)config->parallel.sequence, (int)config->parallel.shard};
+    mesh_init(&t->mesh, world, &mesh);
+    model_record(&t->model, &config->model, &t->mesh);
+    const Recompute recompute =
+        choose_recompute(&t->model, &t->mesh, t->planner, config, memory_available(world));
+    memory_plan(&t->model, &t->mesh, t->planner, config, recompute);
+    t->recompute = recompute;
+    const FsdpConfig sharding = fsdp_config(config, t->planner);
+    t->fsdp = fsdp_create(&t->model.params, &t->mesh, &sharding);
+    model_allocate(&t->model);
+    optimizer_create(&t->optimizer, &t->model.params, &t->mesh);
+    batch_create(&t->batch, &t->model);
+    step_create(t);
+    state_init(&t->state, t->planner);
+    return true;
+}
+
+void trainer_free(Trainer *t) {
+    if (t->planner == NULL) return;
+    loader_free(t->loader);
+    if (t->fsdp != NULL) {
+        state_free(&t->state);
+        step_free(t);
+        batch_free(&t->batch);
+        optimizer_free(&t->optimizer);
+        fsdp_free(t->fsdp);
+        model_free(&t->model);
+        mesh_free(&t->mesh);
+    }
+    planner_free(t->planner);
+    free(t->masters);
+}
+
+static CheckpointShards shards(Trainer *t) {
+    if (t->masters == NULL) t->masters = calloc((size_t)t->model.units, sizeof(*t->masters));
+    CHECK(t->masters != NULL, "no memory for %d units", t->model.units);
+    for (int unit = 0; unit < t->model.units; unit++) {
+        t->masters[unit] = fsdp_master(t->fsdp, unit);
+    }
+    return (CheckpointShards){.table = &t->model.params,
+                              .world = t->world,
+                              .shard = t->mesh.shard,
+                              .replica = t->mesh.replica,
+                              .slice = {[CLASS_WEIGHTS] = t->masters,
+                                        [CLASS_EMA] = t->optimizer.ema,
+                                        [CLASS_EXP_AVG] = t->optimizer.exp_avg,
+                                        [CLASS_EXP_AVG_SQ] = t->optimizer.exp_avg_sq}};
+}
+
+bool trainer_save(Trainer *t, Error *error) {
+    char *config = model_config_json(&t->config.model);
+    char *state = state_to_text(&t->state, t->planner, &t->config);
+    const CheckpointSave save = {.run = t->config.run.dir,
+                                 .step = t->state.step,
+                                 .generation = t->generation,
+                                 .file_bytes_max = t->config.checkpoint.file_bytes,
+                                 .config = config,
+                                 .state = state,
+                                 .shards = shards(t)};
+    bool ok = checkpoint_save(&save, error);
+    if (ok && t->config.checkpoint.keep > 0 && t->mesh.rank == 0) {
+        Error prune;
+        if (!checkpoint_prune(t->config.run.dir, (int)t->config.checkpoint.keep, &prune)) {
+            fprintf(stderr, "old checkpoints stay: %s\n", prune.text);
+        }
+    }
+    free(config);
+    free(state);
+    return ok;
+}
+
+static void start_anew(Trainer *t) {
+    for (int unit = 0; unit < t->model.units; unit++) {
+        const int64_t begin = fsdp_slice_begin(t->fsdp, unit), end = fsdp_slice_end(t->fsdp, unit);
+        float *host = malloc((size_t)(end - begin + 1) * sizeof(float));
+        CHECK(host != NULL, "no memory for %" PRId64 " elements", end - begin);
+        param_init(host, &t->model.params, unit, begin, end, (uint64_t)t->config.run.seed);
+        device_copy(fsdp_master(t->fsdp, unit), host, (end - begin) * (int64_t)sizeof(float), NULL);
+        free(host);
+    }
+    optimizer_start(&t->optimizer, t->fsdp);
+}
+
+// The recipe that a checkpoint of this run would have.
+static char *recipe_text(const Trainer *t) {
+    json_t *recipe = recipe_json(&t->config, t->planner);
+    char *text = json_dumps(recipe, 0);
+    json_decref(recipe);
+    CHECK(text != NULL, "no memory for the recipe");
+    return text;
+}
+
+static int start_without(Trainer *t) {
+    start_anew(t);
+    if (t->config.init.weights[0] == '\0') {
+        if (t->mesh.rank == 0) printf("starts from step 0\n");
+        return EXIT_DONE;
+    }
+    Error error;
+    Problems problems = {0};
+    const CheckpointShards where = shards(t);
+    const Verdict verdict = checkpoint_load_weights(where.slice[CLASS_WEIGHTS],
+                                                    t->config.init.weights, &t->model.params,
+                                                    t->mesh.shard_index, t->mesh.shards, t->world,
+                                                    &problems, &error);
+    if (verdict != VERDICT_GOOD) {
+        if (t->mesh.rank == 0 && verdict == VERDICT_INCOMPATIBLE) {
+            problems_print(&problems, "init.weights");
+        } else if (t->mesh.rank == 0) {
+            fprintf(stderr, "init.weights: %s\n", error.text);
+        }
+        return verdict == VERDICT_INCOMPATIBLE ? EXIT_CONFIG : EXIT_FAILED;
+    }
+    optimizer_start(&t->optimizer, t->fsdp);
+    if (t->mesh.rank == 0) printf("starts from step 0 with %s\n", t->config.init.weights);
+    return EXIT_DONE;
+}
+
+int trainer_start(Trainer *t, const StartOptions *options) {
+    Error error;
+    if (!checkpoint_claim(t->config.run.dir, t->world, &t->generation, &error)) {
+        if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
+        return EXIT_FAILED;
+    }
+    char *recipe = recipe_text(t);
+    Restore restore = {.run = t->config.run.dir,
+                       .shards = shards(t),
+                       .step = t->config.resume.step > 0 ? t->config.resume.step : -1,
+                       .fresh = options->fresh,
+                       .state_version = STATE_VERSION,
+                       .recipe = recipe,
+                       .overrides = options->overrides,
+                       .override_count = options->override_count};
+    const RestoreResult result = checkpoint_restore(&restore, &error);
+    free(recipe);
+    const bool speaks = t->mesh.rank == 0;
+    for (int i = 0; i < restore.refused.count && i < PROBLEMS_MAX && speaks; i++) {
+        fprintf(stderr, "passed over: %s\n", restore.refused.text[i]);
+    }
+    int exit_code = EXIT_DONE;
+    if (result == RESTORE_NOTHING) {
+        exit_code = start_without(t);
+    } else if (result == RESTORE_REFUSED) {
+        if (speaks) fprintf(stderr, "%s\n", error.text);
+        exit_code = EXIT_FAILED;
+    } else if (result == RESTORE_INCOMPATIBLE) {
+        if (speaks) problems_print(&restore.problems, "the checkpoint against this run");
+        exit_code = EXIT_CONFIG;
+    } else if (!state_from_text(&t->state, t->planner, restore.state, &error)) {
+        if (speaks) fprintf(stderr, "step %" PRId64 ": %s\n", restore.found, error.text);
+        exit_code = EXIT_FAILED;
+    } else if (speaks) {
+        printf("resumes at step %" PRId64 "\n", t->state.step);
+    }
+    free(restore.state);
+    return exit_code;
+}
+
+bool trainer_load(Trainer *t, Error *error) {
+    t->loader =
+        loader_create(t->planner, &t->state.cursor, config_steps(&t->config), t->config.data.ahead,
+                      t->config.data.cache_bytes, step_share, &t->mesh, error);
+    return t->loader != NULL;
+}

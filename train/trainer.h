@@ -1,0 +1,45 @@
+// Setting a run up: from settings to a trainer whose memory is all there, restored or started.
+#ifndef TRAIN_TRAINER_H
+#define TRAIN_TRAINER_H
+
+#include "train/step.h"
+
+// What the command line says besides settings.
+typedef struct {
+    bool fresh;                    // --fresh: set old checkpoints aside, start from step 0.
+    const char *const *overrides;  // --override KEY: settings of the recipe that may differ.
+    int override_count;
+} StartOptions;
+
+// Planner, mesh, model, optimizer, batches: all memory of the run. False with all problems of the
+// settings. The config must be parsed. Collective over the world.
+bool trainer_create(Trainer *trainer, const Config *config, Comm *world, Problems *problems);
+void trainer_free(Trainer *trainer);
+
+// Weights and state: from the newest good checkpoint, from init.weights, or the start. Returns an
+// exit code (EXIT_DONE: go on); what happened is printed by rank 0. Collective over the world.
+int trainer_start(Trainer *trainer, const StartOptions *options);
+
+// Starts the loader behind the state's cursor.
+bool trainer_load(Trainer *trainer, Error *error);
+
+// Saves a checkpoint of the present state. Collective over the world.
+bool trainer_save(Trainer *trainer, Error *error);
+
+// What a rank needs, in bytes, by purpose. Local: works with mesh_shape.
+typedef struct {
+    FsdpBytes fsdp;
+    ModelBytes model;
+    int64_t optimizer, data, total;
+} MemoryPlan;
+MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Planner *planner, const Config *config,
+                       Recompute recompute);
+
+// The policy that `model.recompute` means: `auto` is the least that fits into `available` bytes.
+Recompute choose_recompute(Model *model, const Mesh *mesh, const Planner *planner,
+                           const Config *config, int64_t available);
+
+// Work coefficients for the planner of the data, in FLOPs.
+ModelNeeds model_needs(const ModelConfig *config);
+
+#endif

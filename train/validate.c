@@ -1,0 +1,79 @@
+#include "train/validate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/die.h"
+
+bool validation_open(Validation *v, Trainer *t, Error *error) {
+    memset(v, 0, sizeof(*v));
+    if (t->config.train.validate == 0) return true;
+    if (t->config.data.holdout == 0) {
+        return error_set(error, "train.validate needs data.holdout > 0: no sample is held out");
+    }
+    for (int64_t s = 0; s < t->config.stage_count; s++) {
+        v->plans[s] = step_plan_create(t->planner);
+        planner_validation(v->plans[s], t->planner, (int)s);
+    }
+    v->pack = loaded_pack_create(t->planner);
+    v->reader = pack_reader_create(t->planner, t->config.data.cache_bytes, error);
+    return v->reader != NULL;
+}
+
+void validation_close(Validation *v) {
+    for (int s = 0; s < STAGES_MAX; s++) step_plan_free(v->plans[s]);
+    pack_reader_free(v->reader);
+    loaded_pack_free(v->pack);
+}
+
+// One pack's losses into `losses`, the bits of a double per sample and sequence index.
+static void run_pack(Validation *v, Trainer *t, const StepPlan *plan, int index, int64_t *losses) {
+    Error error;
+    if (!pack_reader_load(v->pack, v->reader, plan, index, &error)) DIE("%s", error.text);
+    const FlowKeys keys = {.seed = (uint64_t)t->config.run.seed,
+                           .noise = RNG_VALIDATE_NOISE,
+                           .shift = t->config.stages[plan->stage].shift,
+                           .fixed_times = true,
+                           .flow = &t->config.flow,
+                           .caption_dropout = 0};
+    batch_fill(&t->batch, &t->model, v->pack, t->weights + plan->packs[index].first, &keys);
+    model_forward(&t->model, t->fsdp, &t->batch.bind, NULL);
+    batch_loss(&t->batch, &t->model, false);
+    const PackBind *bind = &t->batch.bind;
+    for (int64_t s = 0; s < bind->S; s++) {
+        const int64_t i = plan->packs[index].first + bind->segment_first + s;
+        if (v->pack->samples[bind->segment_first + s].corrupt) continue;
+        memcpy(&losses[i * t->mesh.sequences + t->mesh.sequence_index], &t->batch.losses[s],
+               sizeof(double));
+    }
+}
+
+void validate(Validation *v, Trainer *t, Report *report) {
+    const StepPlan *plan = v->plans[planner_stage_of(t->planner, t->state.step - 1)];
+    const Mesh *mesh = &t->mesh;
+    int packs = 0;  // Those that have samples come first.
+    while (packs < plan->pack_count && plan->packs[packs].count > 0) packs++;
+    if (packs == 0) return;
+    const int64_t count = plan->sample_count * mesh->sequences;
+    int64_t *losses = calloc((size_t)count, sizeof(*losses));
+    CHECK(losses != NULL, "no memory for held-out samples");
+    step_weights(t->weights, plan, &t->model, (LossMean)t->config.train.loss);
+    fsdp_source(t->fsdp, t->optimizer.ema);
+    for (int first = 0; first < packs; first += mesh->data_size) {
+        if (first + mesh->data_index < packs) {
+            run_pack(v, t, plan, first + mesh->data_index, losses);
+        } else {
+            model_forward(&t->model, t->fsdp, NULL, NULL);
+        }
+    }
+    fsdp_source(t->fsdp, NULL);
+    comm_all_reduce_sum(t->world, losses, count);
+    double loss = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double part;
+        memcpy(&part, &losses[i], sizeof(part));
+        loss += part * t->weights[i / mesh->sequences];
+    }
+    free(losses);
+    report_validation(report, t->state.step, loss);
+}
