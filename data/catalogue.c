@@ -16,7 +16,7 @@
 #include "base/checksum.h"
 #include "base/die.h"
 #include "base/real.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 #include "data/sample.h"
 
 static const char magic[8] = "KINTCAT";
@@ -79,7 +79,7 @@ static bool read_dataset(CatalogueHeader *header, const char *folder, bool only_
     header->dataset_hash = 0;
     if (access(path, F_OK) != 0 && errno == ENOENT) return true;
     int64_t bytes;
-    char *text = file_read(&bytes, path, 1 << 26, error);
+    char *text = file_read(path, 1 << 26, &bytes, error);
     if (text == NULL) return false;
     header->dataset_hash = XXH3_64bits(text, (size_t)bytes);
     bool ok = true;
@@ -162,11 +162,16 @@ static bool write_catalogue(CatalogueHeader *header, const CatalogueRow *rows, c
     header->header_crc = crc32c(0, header, offsetof(CatalogueHeader, header_crc));
     char path[FILE_PATH_MAX];
     file_path(path, folder, "catalogue.bin");
-    const FilePart parts[] = {{header, sizeof(*header)}, {rows, bytes}};
+    const int64_t head = sizeof(*header);
+    char *file = malloc((size_t)(head + bytes));
+    CHECK(file != NULL, "no memory for %s", path);
+    memcpy(file, header, sizeof(*header));
+    memcpy(file + head, rows, (size_t)bytes);
     Error error;
-    if (file_publish(path, parts, 2, &error)) return true;
-    problems_add(problems, "%s", error.text);
-    return false;
+    const bool ok = file_write(path, file, head + bytes, &error);
+    if (!ok) problems_add(problems, "%s", error.text);
+    free(file);
+    return ok;
 }
 
 bool catalogue_build(const char *folder, Problems *problems) {

@@ -8,7 +8,7 @@
 #include "base/die.h"
 #include "base/real.h"
 #include "data/catalogue.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 #include "data/sample.h"
 
 enum { SHAPES_SHOWN = 20 };

@@ -8,7 +8,7 @@
 
 #include "base/die.h"
 #include "base/real.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 #include "data/mds.h"
 
 #define INDEX_BYTES_MAX ((int64_t)1 << 32)
@@ -220,7 +220,7 @@ MdsIndex *mds_index_open(const char *folder, Error *error) {
     char path[FILE_PATH_MAX];
     file_path(path, folder, "index.json");
     int64_t bytes;
-    char *text = file_read(&bytes, path, INDEX_BYTES_MAX, error);
+    char *text = file_read(path, INDEX_BYTES_MAX, &bytes, error);
     if (text == NULL) return NULL;
     MdsIndex *index = calloc(1, sizeof(*index));
     CHECK(index != NULL, "no memory for %s", path);
@@ -276,7 +276,7 @@ static bool hash_check(const MdsFile *file, const void *bytes, const char *path,
 // Reads one file whole, of exactly the size that the index gives.
 static MdsStatus file_load(uint8_t *out, const MdsFile *file, const char *path, Error *error) {
     int64_t size;
-    const int64_t bytes = file_read_at(out, path, 0, file->bytes, &size, error);
+    const int64_t bytes = file_read_part(out, path, 0, file->bytes, &size, error);
     if (bytes < 0) return MDS_IO;
     if (bytes != file->bytes || size != file->bytes) {
         error_set(error, "%s: %lld bytes, index.json says %lld: corrupt", path, (long long)size,

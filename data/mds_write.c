@@ -9,7 +9,7 @@
 
 #include "base/die.h"
 #include "base/real.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 #include "data/mds.h"
 
 enum { ZSTD_LEVEL = 3 };
@@ -83,7 +83,7 @@ MdsWriter *mds_writer_create(const char *folder, const MdsColumn columns[], int 
     writer->compression = compression;
     writer->size_limit = size_limit;
     writer->shards = json_array();
-    bool ok = folder_make(folder, error);
+    bool ok = folder_create(folder, error);
     if (ok && (size_limit < 1024 || size_limit > UINT32_MAX)) {
         ok = error_set(error, "%s: shards of %lld bytes; 1024 to 2^32 - 1 are possible", folder,
                        (long long)size_limit);
@@ -165,7 +165,7 @@ static bool flush(MdsWriter *writer, Error *error) {
     json_array_append_new(writer->shards, entry);
     char path[FILE_PATH_MAX];
     file_path(path, writer->folder, writer->compression == MDS_ZSTD ? zip_name : name);
-    const bool ok = file_publish(path, &(FilePart){packed, packed_bytes}, 1, error);
+    const bool ok = file_write(path, packed, packed_bytes, error);
     if (packed != raw) free(packed);
     free(raw);
     writer->samples = 0;
@@ -242,7 +242,7 @@ bool mds_writer_close(MdsWriter *writer, Error *error) {
         CHECK(text != NULL, "no memory for the index of %s", writer->folder);
         char path[FILE_PATH_MAX];
         file_path(path, writer->folder, "index.json");
-        ok = file_publish(path, &(FilePart){text, (int64_t)strlen(text)}, 1, error);
+        ok = file_write(path, text, (int64_t)strlen(text), error);
         free(text);
     }
     mds_writer_abandon(writer);

@@ -8,7 +8,7 @@
 
 #include "base/die.h"
 #include "base/real.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 
 enum { TRIES = 4, FIRST_WAIT_MS = 50 };  // Each wait is four times the one before.
 
@@ -190,7 +190,7 @@ static MdsStatus row_bytes(MdsValue *bytes, LoadedSample *out, PackReader *reade
     int64_t done = -1;
     for (int attempt = 0; attempt < TRIES && done < 0; attempt++) {
         if (attempt > 0) wait_before(attempt);
-        done = file_read_at(reader->sample, path, (int64_t)row->offset, row->bytes, NULL, error);
+        done = file_read_part(reader->sample, path, (int64_t)row->offset, row->bytes, NULL, error);
     }
     if (done < 0) return MDS_IO;
     *bytes = (MdsValue){reader->sample, row->bytes};

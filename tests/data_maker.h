@@ -8,7 +8,7 @@
 
 #include "base/rng.h"
 #include "data/catalogue.h"
-#include "data/files.h"
+#include "data/shard_file.h"
 #include "data/sample.h"
 #include "tests/check.h"
 
@@ -81,7 +81,7 @@ static inline void maker_build(const Maker *maker, const char *folder) {
 // Files as a test changes them: whole in memory, and back, without ceremony.
 static inline uint8_t *maker_read(const char *path, int64_t *bytes) {
     Error error = {""};
-    char *data = file_read(bytes, path, 1 << 28, &error);
+    char *data = file_read(path, 1 << 28, bytes, &error);
     check_that(data != NULL, "%s", error.text);
     return (uint8_t *)data;
 }
