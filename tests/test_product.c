@@ -1,0 +1,284 @@
+// Matrix products: PyTorch's numbers in float64 and, for shapes of several tiles, a plain loop in
+// double; strided rows; slopes by finite differences; += and = as promised; the same bits for any
+// number of threads; no tokens at all.
+// ranks: 1
+// precision: fp32 bf16
+#include "model/ops/product.h"
+#include "tests/op_check.h"
+
+// One layer with rows of x, out and their gradients `gap` elements further apart than they need be.
+typedef struct {
+    int64_t T, N, K, ldx, ldo;
+    real *x, *w, *b, *out, *dout, *dx;
+    float *dw, *db;
+} Layer;
+
+static real *rows_new(int64_t T, int64_t columns, int64_t ld, const real *from) {
+    real *rows = reals_new(T * ld);
+    for (int64_t i = 0; i < T * ld; i++) rows[i] = to_real(7.0f);
+    for (int64_t t = 0; t < T; t++) {
+        memcpy(rows + t * ld, from + t * columns, (size_t)columns * sizeof(real));
+    }
+    return rows;
+}
+
+// Takes x [T, K], w, b (or NULL), dout [T, N].
+static Layer layer_new(int64_t T, int64_t N, int64_t K, int64_t gap, real *x, real *w, real *b,
+                       real *dout) {
+    Layer l = {.T = T, .N = N, .K = K, .ldx = K + gap, .ldo = N + gap, .w = w, .b = b};
+    l.x = rows_new(T, K, l.ldx, x);
+    l.dout = rows_new(T, N, l.ldo, dout);
+    l.out = reals_new(T * l.ldo);
+    l.dx = reals_new(T * l.ldx);
+    l.dw = floats_new(N * K);
+    l.db = floats_new(N);
+    free(x);
+    free(dout);
+    linear_prepare(T, N, K, true);
+    return l;
+}
+
+static Layer layer_random(int64_t T, int64_t N, int64_t K, int64_t gap) {
+    return layer_new(T, N, K, gap, reals_random(T * K, 1, 0.5f, 1.0f),
+                     reals_random(N * K, 2, 0.0f, 0.1f), reals_random(N, 3, 0.0f, 1.0f),
+                     reals_random(T * N, 4, 0.0f, 1.0f));
+}
+
+static void layer_free(Layer *l) {
+    free(l->x), free(l->w), free(l->b), free(l->out), free(l->dout), free(l->dx);
+    free(l->dw), free(l->db);
+}
+
+static void forward(const Layer *l) {
+    linear_forward(l->out, l->ldo, l->x, l->ldx, l->w, l->b, l->T, l->N, l->K, NULL);
+}
+
+static void backward(const Layer *l, bool add_dx) {
+    linear_backward_input(l->dx, l->ldx, add_dx, l->dout, l->ldo, l->w, l->T, l->N, l->K, NULL);
+    linear_backward_weight(l->dw, l->b != NULL ? l->db : NULL, l->dout, l->ldo, l->x, l->ldx, l->T,
+                           l->N, l->K, NULL);
+}
+
+// The columns of strided rows, malloc'd.
+static real *columns_of(const real *rows, int64_t T, int64_t columns, int64_t ld) {
+    real *result = reals_new(T * columns);
+    for (int64_t t = 0; t < T; t++) {
+        memcpy(result + t * columns, rows + t * ld, (size_t)columns * sizeof(real));
+    }
+    return result;
+}
+
+static Layer layer_golden(const Golden *g, int64_t gap) {
+    return layer_new(golden_size(g, "x", 0), golden_size(g, "w", 0), golden_size(g, "w", 1), gap,
+                     golden_reals(g, "x"), golden_reals(g, "w"), golden_reals(g, "b"),
+                     golden_reals(g, "dout"));
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    const char *cases[] = {"one", "odd", "plain", "deep", "long"};
+    for (int i = 0; i < 5; i++) {
+        for (int64_t gap = 0; gap < 2; gap++) {
+            Golden g = golden_open("tests/golden/product.safetensors", cases[i]);
+            Layer l = layer_golden(&g, 24 * gap);
+            forward(&l);
+            backward(&l, false);
+            real *out = columns_of(l.out, l.T, l.N, l.ldo);
+            real *dx = columns_of(l.dx, l.T, l.K, l.ldx);
+            golden_check_reals(&g, "out", out);
+            golden_check_reals(&g, "dx", dx);
+            golden_check_floats(&g, "dw", l.dw);
+            if (l.b != NULL) golden_check_floats(&g, "db", l.db);
+            free(out);
+            free(dx);
+            layer_free(&l);
+            safetensors_close(&g.file);
+        }
+    }
+}
+
+static void test_golden_rows(void **state) {
+    (void)state;
+    const char *cases[] = {"rows_few", "rows_many"};
+    for (int i = 0; i < 2; i++) {
+        Golden g = golden_open("tests/golden/product.safetensors", cases[i]);
+        Layer l = layer_golden(&g, 0);
+        float *dout = golden_floats(&g, "dout"), *dx = floats_new(l.T * l.K);
+        float *want = golden_floats(&g, "dx");
+        for (int call = 1; call <= 2; call++) {  // Everything is +=.
+            linear_rows_backward(dx, l.dw, l.db, dout, l.x, l.w, l.T, l.N, l.K, NULL);
+            if (call == 1) {
+                check_close("dx", dx, want, l.T * l.K, 1e-5);
+                golden_check_floats(&g, "dw", l.dw);
+                golden_check_floats(&g, "db", l.db);
+            }
+        }
+        for (int64_t j = 0; j < l.T * l.K; j++) want[j] *= 2.0f;
+        check_close("dx twice", dx, want, l.T * l.K, 1e-5);
+        free(dout);
+        free(dx);
+        free(want);
+        layer_free(&l);
+        safetensors_close(&g.file);
+    }
+}
+
+static double at(const real *rows, int64_t i) {
+    return (double)to_float(rows[i]);
+}
+
+// Against plain sums in double. bf16 results carry one rounding, 2^-9 of the largest element.
+static void check_plain(const Layer *l) {
+    const int64_t T = l->T, N = l->N, K = l->K;
+    const double tolerance = REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-5;
+    float *out = floats_new(T * N), *dx = floats_new(T * K), *dw = floats_new(N * K);
+#pragma omp parallel for
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t n = 0; n < N; n++) {
+            double sum = at(l->b, n);
+            for (int64_t k = 0; k < K; k++) sum += at(l->x, t * l->ldx + k) * at(l->w, n * K + k);
+            out[t * N + n] = (float)sum;
+        }
+        for (int64_t k = 0; k < K; k++) {
+            double sum = 0.0;
+            for (int64_t n = 0; n < N; n++) {
+                sum += at(l->dout, t * l->ldo + n) * at(l->w, n * K + k);
+            }
+            dx[t * K + k] = (float)sum;
+        }
+    }
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t k = 0; k < K; k++) {
+            double sum = 0.0;
+            for (int64_t t = 0; t < T; t++) {
+                sum += at(l->dout, t * l->ldo + n) * at(l->x, t * l->ldx + k);
+            }
+            dw[n * K + k] = (float)sum;
+        }
+    }
+    real *got = columns_of(l->out, T, N, l->ldo);
+    check_close_real("out", got, out, T * N, tolerance);
+    free(got);
+    got = columns_of(l->dx, T, K, l->ldx);
+    check_close_real("dx", got, dx, T * K, tolerance);
+    free(got);
+    check_close("dw", l->dw, dw, N * K, 1e-5);
+    free(out);
+    free(dx);
+    free(dw);
+}
+
+static void test_tiles(void **state) {
+    (void)state;
+    const int64_t shapes[][3] = {{300, 450, 700}, {257, 64, 576}, {17, 1200, 130}, {1100, 33, 65}};
+    for (int i = 0; i < 4; i++) {
+        Layer l = layer_random(shapes[i][0], shapes[i][1], shapes[i][2], i == 0 ? 8 : 0);
+        forward(&l);
+        backward(&l, false);
+        check_plain(&l);
+        layer_free(&l);
+    }
+}
+
+static double loss(void *context) {
+    const Layer *l = context;
+    forward(l);
+    return weighted_sum(l->out, l->dout, l->T * l->N);
+}
+
+static void test_slopes(void **state) {
+    (void)state;
+    if (REAL_TYPE == TYPE_BF16) skip();
+    Layer l = layer_random(5, 7, 6, 0);
+    backward(&l, false);
+    float *dx = floats_of(l.dx, l.T * l.K);
+    check_slopes("x", l.x, dx, l.T * l.K, loss, &l);
+    check_slopes("w", l.w, l.dw, l.N * l.K, loss, &l);
+    check_slopes("b", l.b, l.db, l.N, loss, &l);
+    free(dx);
+    layer_free(&l);
+}
+
+// Twice gives twice what is added and the same of what is not; between strided rows nothing moves.
+static void test_two_calls(void **state) {
+    (void)state;
+    Layer l = layer_random(300, 72, 130, 5);
+    for (int64_t t = 0; t < l.T; t++) l.dx[t * l.ldx + l.K + 2] = to_real(3.0f);
+    forward(&l);
+    backward(&l, false);
+    float *dx = floats_of(l.dx, l.T * l.ldx), *dw = floats_new(l.N * l.K), *db = floats_new(l.N);
+    for (int64_t t = 0; t < l.T; t++) {
+        check_that(to_float(l.dx[t * l.ldx + l.K + 2]) == 3.0f, "row %d: wrote too far", (int)t);
+    }
+    for (int64_t i = 0; i < l.N * l.K; i++) dw[i] = 2.0f * l.dw[i];
+    for (int64_t i = 0; i < l.N; i++) db[i] = 2.0f * l.db[i];
+    backward(&l, false);
+    check_close_real("dx", l.dx, dx, l.T * l.ldx, 0.0);
+    check_close("dw", l.dw, dw, l.N * l.K, 1e-6);
+    check_close("db", l.db, db, l.N, 1e-6);
+    backward(&l, true);
+    for (int64_t t = 0; t < l.T; t++) {
+        for (int64_t k = 0; k < l.K; k++) dx[t * l.ldx + k] *= 2.0f;
+    }
+    check_close_real("dx +=", l.dx, dx, l.T * l.ldx, REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-6);
+    free(dx);
+    free(dw);
+    free(db);
+    layer_free(&l);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const int before = omp_get_max_threads();
+    const int64_t shapes[][3] = {{1, 64, 64},      {700, 256, 256}, {4200, 64, 32}, {300, 450, 700},
+                                 {1000, 72, 1152}, {33, 1792, 64},  {600, 40, 1700}};
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        Layer one = {0};
+        float *first = NULL;
+        for (int threads = 1; threads <= 4; threads++) {
+            omp_set_num_threads(threads);
+            Layer l = layer_random(shapes[i][0], shapes[i][1], shapes[i][2], 0);
+            float *rows = floats_new(l.T * l.K), *dout = floats_of(l.dout, l.T * l.N);
+            forward(&l);
+            backward(&l, false);
+            linear_rows_backward(rows, l.dw, l.db, dout, l.x, l.w, l.T, l.N, l.K, NULL);
+            free(dout);
+            if (threads == 1) {
+                one = l;
+                first = rows;
+                continue;
+            }
+            check_equal("out", l.out, one.out, l.T * l.N);
+            check_equal("dx", l.dx, one.dx, l.T * l.K);
+            check_equal("dw", l.dw, one.dw, l.N * l.K);
+            check_equal("db", l.db, one.db, l.N);
+            check_equal("rows", rows, first, l.T * l.K);
+            free(rows);
+            layer_free(&l);
+        }
+        free(first);
+        layer_free(&one);
+    }
+    omp_set_num_threads(before);
+}
+
+static void test_nothing(void **state) {
+    (void)state;
+    Layer l = layer_random(0, 16, 16, 0);
+    forward(&l);
+    backward(&l, true);
+    linear_rows_backward(NULL, l.dw, l.db, NULL, l.x, l.w, 0, l.N, l.K, NULL);
+    for (int i = 0; i < 256; i++) check_that(l.dw[i] == 0.0f, "dw[%d] = %g", i, (double)l.dw[i]);
+    layer_free(&l);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_golden_rows),
+        cmocka_unit_test(test_tiles),     cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
