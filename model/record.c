@@ -63,7 +63,8 @@ static int64_t parameter(Program *p, const char *name, const char *suffix, int d
     char full[PARAM_NAME_MAX];
     const int length = snprintf(full, sizeof(full), "%s%s%s", p->prefix, name, suffix);
     CHECK(length < (int)sizeof(full), "%s%s%s: name too long", p->prefix, name, suffix);
-    return p->params->rows[param_add(p->params, full, dims, shape, init, decay)].offset;
+    const int row = param_add(p->params, full, dims, shape, init, decay);
+    return p->params->rows[row].offset;
 }
 
 Value linear(Program *p, Value x, const char *name, int64_t cols, Bias bias, Init init) {
