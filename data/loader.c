@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/die.h"
 #include "base/real.h"
 
@@ -35,12 +35,6 @@ struct Loader {
     int64_t packs_left;  // Of the step that the user is at; of the user, as is the next.
     double waited_seconds;
 };
-
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // ---- the thread
 // ---------------------------------------------------------------------------------- Waits until
@@ -168,10 +162,10 @@ void loader_free(Loader *loader) {
 
 // Takes number *taken once it is made, with the lock held. False: the thread failed before it.
 static bool take(Loader *loader, const int64_t *made, int64_t *taken, Error *error) {
-    const double start = now_seconds();
+    const double start = clock_seconds();
     pthread_cond_broadcast(&loader->changed);  // What was held is free.
     while (*made == *taken && !loader->failed) pthread_cond_wait(&loader->changed, &loader->lock);
-    loader->waited_seconds += now_seconds() - start;
+    loader->waited_seconds += clock_seconds() - start;
     if (*made == *taken) return error_set(error, "%s", loader->error.text);
     ++*taken;
     return true;
