@@ -19,7 +19,6 @@ from torch import nn
 
 EPSILON = 1e-6
 TIME_WIDTH = 256
-THETA = 1e4
 
 
 def rms_norm(x, weight=None):
@@ -34,14 +33,14 @@ def layer_norm(x):
     return F.layer_norm(wide, wide.shape[-1:], eps=EPSILON).to(x.dtype)
 
 
-def rope_table(grid, dim, dtype=torch.float64):
+def rope_table(grid, dim, dtype=torch.float64, theta=1e4):
     """cos and sin [T, dim / 2, 2] for tokens in order (t, h, w), w fastest."""
     side = 2 * (3 * dim // 16)
     position = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in grid], indexing="ij")
     angles = []
     for where, width in zip(position, (dim - 2 * side, side, side)):
         exponent = torch.arange(width // 2, dtype=torch.float64) * 2 / width
-        angles.append(where.reshape(-1, 1) * THETA ** -exponent)
+        angles.append(where.reshape(-1, 1) * theta ** -exponent)
     angle = torch.cat(angles, 1)
     return torch.stack([angle.cos(), angle.sin()], -1).to(dtype)
 
@@ -72,7 +71,7 @@ def unpatchify(tokens, shape, patch):
 
 def timestep_embedding(time, width=TIME_WIDTH, factor=1000.0):
     half = width // 2
-    frequency = THETA ** (-torch.arange(half, dtype=torch.float64) / half)
+    frequency = 1e4 ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = time.double()[:, None] * factor * frequency
     return torch.cat([angle.cos(), angle.sin()], 1)
 
@@ -115,7 +114,7 @@ def spread(rows, lengths):
 
 
 class Block(nn.Module):
-    def __init__(self, width, text_width, heads):
+    def __init__(self, width, text_width, heads, hidden):
         super().__init__()
         self.norm1, self.norm2, self.norm3, self.mlp = Linears(), Linears(), Linears(), Linears()
         self.norm1.linear = nn.Linear(width, 6 * width)
@@ -123,8 +122,8 @@ class Block(nn.Module):
         self.norm2.weight = nn.Parameter(torch.ones(width))
         self.attn2 = Attention(width, text_width, heads)
         self.norm3.weight = nn.Parameter(torch.ones(width))
-        self.mlp.fc1 = nn.Linear(width, 4 * width)
-        self.mlp.fc2 = nn.Linear(4 * width, width)
+        self.mlp.fc1 = nn.Linear(width, hidden)
+        self.mlp.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x, c, text, rope, lengths, text_lengths):
         rows = self.norm1.linear(F.silu(c)).chunk(6, -1)
@@ -155,7 +154,8 @@ class Goku(nn.Module):
         self.time_embedder.linear_1 = nn.Linear(TIME_WIDTH, width)
         self.time_embedder.linear_2 = nn.Linear(width, width)
         self.blocks = nn.ModuleList(
-            Block(width, text_width, heads) for _ in range(config["num_layers"]))
+            Block(width, text_width, heads, round(config.get("mlp_ratio", 4) * width))
+            for _ in range(config["num_layers"]))
         self.norm_out.linear = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, features)
 
@@ -174,11 +174,14 @@ class Goku(nn.Module):
         """The arguments of forward from samples: latents [C, F, H, W], times [1], texts [L, w]."""
         weight = self.proj_out.weight
         rope = [rope_table([n // p for n, p in zip(latent.shape[1:], self.patch)],
-                           self.config["attention_head_dim"]) for latent in latents]
+                           self.config["attention_head_dim"],
+                           theta=self.config.get("rope_theta", 1e4)) for latent in latents]
         tokens = [patchify(latent, self.patch) for latent in latents]
-        return (torch.cat(tokens).to(weight), timestep_embedding(torch.cat(times)).to(weight),
-                torch.cat(texts).to(weight), torch.cat(rope).to(weight),
-                [len(part) for part in tokens], [len(text) for text in texts])
+        sinusoid = timestep_embedding(torch.cat(times),
+                                      factor=self.config.get("time_factor", 1000.0))
+        return (torch.cat(tokens).to(weight), sinusoid.to(weight), torch.cat(texts).to(weight),
+                torch.cat(rope).to(weight), [len(part) for part in tokens],
+                [len(text) for text in texts])
 
 
 def read_model(folder, dtype=torch.float64):
@@ -187,7 +190,7 @@ def read_model(folder, dtype=torch.float64):
         model = Goku(json.load(file)).to(dtype)
     state = {}
     for name in sorted(os.listdir(folder)):
-        if name.endswith(".safetensors"):
+        if name.startswith("diffusion_pytorch_model") and name.endswith(".safetensors"):
             state.update(load_file(os.path.join(folder, name)))
     model.load_state_dict({name: value.to(dtype) for name, value in state.items()})
     return model
@@ -262,6 +265,8 @@ def main():
     store(model.state_dict(), os.path.join(folder, "diffusion_pytorch_model.safetensors"))
     store(inputs, os.path.join(folder, "inputs.safetensors"))
     store(run(model, inputs), os.path.join(folder, "outputs.safetensors"))
+    for name in os.listdir(folder):
+        os.chmod(os.path.join(folder, name), 0o644)
 
 
 if __name__ == "__main__":
