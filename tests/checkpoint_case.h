@@ -36,7 +36,7 @@ static inline ParamTable case_table(bool large) {
     param_add(&table, "blocks.1.attn1.q_proj.weight", 2,
               large ? (int64_t[]){513, 1027} : (int64_t[]){51, 27}, INIT_ZERO, true);
     param_add(&table, "blocks.1.norm.weight", 1, (int64_t[]){1}, INIT_ZERO, false);
-    if (large) param_add(&table, "blocks.1.proj", 2, (int64_t[]){300, 301}, INIT_ZERO, false);
+    if (large) param_add(&table, "blocks.1.proj", 2, (int64_t[]){300, 301}, INIT_ZERO, true);
     param_unit_begin(&table);
     param_add(&table, "proj_out.bias", 1, (int64_t[]){1}, INIT_ZERO, false);
     return table;
@@ -135,11 +135,8 @@ static inline int64_t case_wrong(const Case *c, int classes, int step) {
 static inline bool case_save(const Case *c, const char *run, int step, uint64_t generation,
                              int64_t file_bytes_max, Error *error) {
     char state[256];
-    CheckpointSave save = {.run = run, .step = step, .generation = generation};
-    save.file_bytes_max = file_bytes_max;
-    save.config = CASE_CONFIG;
+    CheckpointSave save = {run, step, generation, file_bytes_max, CASE_CONFIG, NULL, c->shards};
     save.state = case_state(state, step);
-    save.shards = c->shards;
     save.shards.table = &c->table;
     case_fill(c, step);
     return checkpoint_save(&save, error);

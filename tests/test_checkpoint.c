@@ -505,8 +505,23 @@ static void test_weights_from_elsewhere(void **state) {
     param_free(&table);
 }
 
+// Saves steps 1 (many files) and 2 (few) in a folder that stays, for test_checkpoint_python.sh.
+static int save_in(const char *run) {
+    uint64_t generation;
+    Error error = {""};
+    bool ok = checkpoint_claim(run, world, &generation, &error);
+    Case c = case_start(world, comm_size(world), false);
+    ok = ok && case_save(&c, run, 1, generation, 3000, &error) &&
+         case_save(&c, run, 2, generation, 0, &error);
+    case_stop(&c);
+    comm_stop(world);
+    if (!ok) fprintf(stderr, "%s\n", error.text);
+    return ok ? EXIT_DONE : EXIT_FAILED;
+}
+
 int main(int argc, char **argv) {
     world = comm_start(&argc, &argv);
+    if (argc > 1) return save_in(argv[1]);
     check_setup(comm_rank(world), all_agree);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_files_from_any_layout),
