@@ -1,5 +1,4 @@
-// A small model's state for the tests of checkpoints: every element is a function of (class, unit,
-// element), so that each rank knows what any file or slice must hold.
+// A small model's state: every element is a function of (class, row, element, step), known to all.
 #ifndef TESTS_CHECKPOINT_CASE_H
 #define TESTS_CHECKPOINT_CASE_H
 
@@ -8,22 +7,20 @@
 #include <stdlib.h>
 
 #include "base/die.h"
-#include "base/real.h"
 #include "checkpoint/restore.h"
 #include "checkpoint/save.h"
 
 static const char CASE_CONFIG[] = "{\"_class_name\": \"GokuTransformer3DModel\"}\n";
 
-// Step is all that differs between the states of two steps.
-static inline char *case_state(char text[256], int step) {
-    snprintf(text, 256,
-             "{\"version\": 1, \"step\": %d, \"recipe\": {\"lr\": \"1e-4\", \"packs\": \"8\"}}\n",
-             step);
-    return text;
-}
 #define CASE_RECIPE "{\"lr\": \"1e-4\", \"packs\": \"8\"}"
 
-// Odd sizes, units shorter than a slice's block and, if `large`, longer than a block of the files.
+// Step is all that differs between the states of two steps.
+static inline char *case_state(char text[256], int step) {
+    snprintf(text, 256, "{\"version\": 1, \"step\": %d, \"recipe\": %s}\n", step, CASE_RECIPE);
+    return text;
+}
+
+// Odd sizes; units shorter than a slice's block and, if `large`, longer than a block of a file.
 static inline ParamTable case_table(bool large) {
     ParamTable table = {0};
     param_unit_begin(&table);
@@ -56,8 +53,8 @@ typedef struct {
 
 static inline void case_slice_bounds(const Case *c, int unit, int64_t *begin, int64_t *end) {
     const int index = comm_rank(c->shards.shard), size = comm_size(c->shards.shard);
-    *begin = slice_cut(c->table.unit_elements[unit], index, size);
-    *end = slice_cut(c->table.unit_elements[unit], index + 1, size);
+    const int64_t elements = c->table.unit_elements[unit];
+    *begin = slice_cut(elements, index, size), *end = slice_cut(elements, index + 1, size);
 }
 
 // What element `e` of a unit's buffer must be; 0 in the gaps.
@@ -75,8 +72,8 @@ static inline float case_element(const Case *c, int class, int unit, int64_t e, 
 // Shard groups of `shards` consecutive ranks of `world`, which stays the caller's.
 static inline Case case_start(Comm *world, int shards, bool large) {
     Case c = {.table = case_table(large)};
-    const int rank = comm_rank(world);
     c.shards.world = world;
+    const int rank = comm_rank(world);
     c.shards.window_bytes = large ? CHECKPOINT_BLOCK : 0;  // Many rounds.
     c.shards.shard = comm_split(world, rank / shards, rank, "shard");
     c.shards.replica = comm_split(world, rank % shards, rank, "replica");
@@ -142,7 +139,7 @@ static inline bool case_save(const Case *c, const char *run, int step, uint64_t 
     return checkpoint_save(&save, error);
 }
 
-// Restore with the usual settings; the caller changes what it tests. Free result->state.
+// The usual settings; the caller changes what it tests, and frees restore.state.
 static inline Restore case_restore(const Case *c, const char *run) {
     Restore restore = {.run = run, .step = -1, .state_version = 1, .recipe = CASE_RECIPE};
     restore.shards = c->shards;
