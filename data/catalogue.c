@@ -16,8 +16,8 @@
 #include "base/checksum.h"
 #include "base/die.h"
 #include "base/real.h"
-#include "data/shard_file.h"
 #include "data/sample.h"
+#include "data/shard_file.h"
 
 static const char magic[8] = "KINTCAT";
 static const char remedy[] = "make it anew with `kintoun data catalogue`";

@@ -8,8 +8,8 @@
 #include "base/die.h"
 #include "base/real.h"
 #include "data/catalogue.h"
-#include "data/shard_file.h"
 #include "data/sample.h"
+#include "data/shard_file.h"
 
 enum { SHAPES_SHOWN = 20 };
 

@@ -8,8 +8,8 @@
 
 #include "base/die.h"
 #include "base/real.h"
-#include "data/shard_file.h"
 #include "data/mds.h"
+#include "data/shard_file.h"
 
 #define INDEX_BYTES_MAX ((int64_t)1 << 32)
 

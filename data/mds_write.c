@@ -9,8 +9,8 @@
 
 #include "base/die.h"
 #include "base/real.h"
-#include "data/shard_file.h"
 #include "data/mds.h"
+#include "data/shard_file.h"
 
 enum { ZSTD_LEVEL = 3 };
 

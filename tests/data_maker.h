@@ -8,8 +8,8 @@
 
 #include "base/rng.h"
 #include "data/catalogue.h"
-#include "data/shard_file.h"
 #include "data/sample.h"
+#include "data/shard_file.h"
 #include "tests/check.h"
 
 enum { MAKER_CHANNELS = 4, MAKER_TEXT_WIDTH = 8, MAKER_ELEMENTS_MAX = 4 * 5 * 12 * 12 };
