@@ -5,12 +5,15 @@
 
 #include "base/die.h"
 #include "data/catalogue.h"
+#include "data/import.h"
 #include "data/info.h"
 
 static const char usage[] =
     "kintoun data info DIR           what a data set holds\n"
     "kintoun data verify DIR         reads every byte, checks every hash and sample\n"
-    "kintoun data catalogue DIR      makes catalogue.bin, which training needs\n";
+    "kintoun data catalogue DIR      makes catalogue.bin, which training needs\n"
+    "kintoun data import OUT IN...   WebDataset tars and folders of safetensors or npy into a new "
+    "OUT\n";
 
 // Problems on stderr, one per line, then how many there are.
 static void print_problems(const Problems *problems, const char *folder) {
@@ -29,8 +32,7 @@ static int info(const char *folder) {
 }
 
 static int verify(const char *folder) {
-    static Problems problems;
-    problems.count = 0;
+    Problems problems = {.count = 0};
     int64_t good;
     const bool ok = data_verify(&good, folder, &problems);
     if (!ok) print_problems(&problems, folder);
@@ -39,14 +41,26 @@ static int verify(const char *folder) {
 }
 
 static int catalogue(const char *folder) {
-    static Problems problems;
-    problems.count = 0;
+    Problems problems = {.count = 0};
     if (!catalogue_build(folder, &problems)) {
         print_problems(&problems, folder);
         fprintf(stderr, "no catalogue was written\n");
         return EXIT_FAILED;
     }
     return info(folder);
+}
+
+static int import(const char *out, char *const inputs[], int count) {
+    Problems problems = {.count = 0};
+    ImportCounts counts;
+    if (!data_import(&counts, out, inputs, count, &problems)) {
+        print_problems(&problems, out);
+        fprintf(stderr, "no data set was made\n");
+        return EXIT_FAILED;
+    }
+    printf("%s: %lld samples imported, %lld files of other kinds passed over\n", out,
+           (long long)counts.samples, (long long)counts.passed_over);
+    return info(out);
 }
 
 int data_command(int argc, char **argv) {
@@ -61,6 +75,7 @@ int data_command(int argc, char **argv) {
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (argc == 2 && strcmp(argv[0], commands[i].name) == 0) return commands[i].run(argv[1]);
     }
+    if (argc >= 3 && strcmp(argv[0], "import") == 0) return import(argv[1], argv + 2, argc - 2);
     fprintf(stderr, "data: %s\n%s", argc < 1 ? "what to do is missing" : "not understood", usage);
     return EXIT_CONFIG;
 }

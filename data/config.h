@@ -20,7 +20,8 @@ typedef struct {
     int64_t source_count;
     int64_t holdout;      // Samples of each medium of each source kept for validation, never drawn.
     int64_t window;       // Shards that are mixed at a time, of each source and medium.
-    int64_t cache_bytes;  // Decompressed shards kept in memory.
+    int64_t cache_bytes;  // Decompressed shards kept in memory: room for two windows of each source
+                          // and medium, or shards are decompressed again and again.
     int64_t ahead;        // Packs that the loader keeps ready ahead of need.
     int64_t corrupt_max;  // More corrupt samples than this end the run; train counts them.
 } DataConfig;

@@ -1,0 +1,206 @@
+#include "data/members.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/die.h"
+#include "base/files.h"
+
+enum { RECORD = 512 };
+#define MEMBER_BYTES_MAX ((int64_t)1 << 32)
+
+struct Members {
+    char path[PATH_BYTES_MAX];
+    FILE *tar;  // NULL: a folder.
+    int64_t offset;
+    char **names;  // Of the folder.
+    int count, next;
+};
+
+Members *members_open(const char *path, Error *error) {
+    struct stat status;
+    if (strlen(path) >= PATH_BYTES_MAX - MEMBER_NAME_MAX / 2 || stat(path, &status) != 0) {
+        error_set(error, "%s: cannot be read: %s", path, strerror(errno));
+        return NULL;
+    }
+    Members *members = calloc(1, sizeof(*members));
+    CHECK(members != NULL, "no memory for %s", path);
+    snprintf(members->path, sizeof(members->path), "%s", path);
+    if (S_ISDIR(status.st_mode)) {
+        members->names = folder_list(path, &members->count, error);
+    } else {
+        members->tar = fopen(path, "rb");
+        if (members->tar == NULL)
+            error_set(error, "%s: cannot be opened: %s", path, strerror(errno));
+    }
+    if (members->names != NULL || members->tar != NULL) return members;
+    free(members);
+    return NULL;
+}
+
+void members_close(Members *members) {
+    if (members == NULL) return;
+    if (members->names != NULL) folder_list_free(members->names, members->count);
+    if (members->tar != NULL) fclose(members->tar);
+    free(members);
+}
+
+// Splits the name; false for what is not part of a sample.
+static bool split(Member *member) {
+    const char *base = strrchr(member->name, '/');
+    base = base == NULL ? member->name : base + 1;
+    const char *dot = strchr(base, '.');
+    if (dot == NULL || dot[1] == 0 || base[0] == '.') return false;
+    const char *hidden = strstr(member->name, "__");  // __name__/ and __name__, WebDataset's own.
+    if (hidden == member->name && strstr(hidden + 2, "__") != NULL) return false;
+    member->key_bytes = dot - member->name;
+    member->extension = dot + 1;
+    return true;
+}
+
+static int next_file(Member *out, Members *members, Error *error) {
+    while (members->next < members->count) {
+        const char *name = members->names[members->next++];
+        char path[PATH_BYTES_MAX];
+        struct stat status;
+        snprintf(out->name, sizeof(out->name), "%s", name);
+        if (!split(out)) continue;
+        if (!path_join(path, members->path, name, error)) return -1;
+        if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) continue;
+        out->data = file_read(path, MEMBER_BYTES_MAX, &out->bytes, error);
+        return out->data == NULL ? -1 : 1;
+    }
+    return 0;
+}
+
+// ---- tar
+// ----------------------------------------------------------------------------------------- What
+// the headers before a member said about it.
+typedef struct {
+    char name[MEMBER_NAME_MAX];  // Empty: nothing.
+    int64_t bytes;               // -1: nothing.
+} Override;
+
+static int bad(const Members *members, Error *error, const char *what) {
+    error_set(error, "%s: byte %lld: %s", members->path, (long long)members->offset, what);
+    return -1;
+}
+
+// An octal field ended by NUL or space, or base 256 where the first bit is set; -1 when neither.
+static int64_t number(const uint8_t *field, int length) {
+    int64_t value = 0;
+    if (field[0] & 0x80) {
+        for (int i = 1; i < length; i++) {
+            if (value > INT64_MAX >> 9) return -1;
+            value = value << 8 | field[i];
+        }
+        return value;
+    }
+    int i = 0;
+    while (i < length && field[i] == ' ') i++;
+    for (; i < length && field[i] != 0 && field[i] != ' '; i++) {
+        if (field[i] < '0' || field[i] > '7') return -1;
+        value = value << 3 | (field[i] - '0');
+    }
+    return value;
+}
+
+static bool checksum_holds(const uint8_t *record) {
+    int64_t sum = 0;
+    for (int i = 0; i < RECORD; i++) sum += i >= 148 && i < 156 ? ' ' : record[i];
+    return number(record + 148, 8) == sum;
+}
+
+// The data of a member with its padding. NULL and the reason when the file ends before.
+static char *read_data(Members *members, int64_t bytes, Error *error) {
+    char *data = malloc((size_t)bytes + RECORD + 1);
+    CHECK(data != NULL, "no memory for a member of %lld bytes", (long long)bytes);
+    const int64_t padded = (bytes + RECORD - 1) / RECORD * RECORD;
+    if (fread(data, 1, (size_t)padded, members->tar) != (size_t)padded) {
+        bad(members, error, "the tar ends inside of a member");
+        free(data);
+        return NULL;
+    }
+    members->offset += padded;
+    data[bytes] = 0;
+    return data;
+}
+
+// "LENGTH key=value\n" lines of a pax header: path and size.
+static bool read_pax(Override *override, const char *data, int64_t bytes) {
+    for (const char *at = data; at < data + bytes;) {
+        char *space;
+        const long length = strtol(at, &space, 10);
+        if (length < 5 || length > data + bytes - at || *space != ' ' || at[length - 1] != '\n') {
+            return false;
+        }
+        const char *key = space + 1, *end = at + length - 1;
+        if (strncmp(key, "path=", 5) == 0) {
+            snprintf(override->name, sizeof(override->name), "%.*s", (int)(end - key - 5), key + 5);
+        } else if (strncmp(key, "size=", 5) == 0) {
+            override->bytes = strtoll(key + 5, NULL, 10);
+        }
+        at += length;
+    }
+    return true;
+}
+
+static void read_name(char *out, const uint8_t *record) {
+    const bool posix = memcmp(record + 257, "ustar\0", 6) == 0 && record[345] != 0;
+    snprintf(out, MEMBER_NAME_MAX, "%.*s%s%.100s", posix ? 155 : 0, (const char *)record + 345,
+             posix ? "/" : "", (const char *)record);
+}
+
+// Takes one header and its data. 1: a regular file in `out`; 0: something else; 2: the end; -1:
+// error.
+static int read_record(Member *out, Override *override, Members *members, Error *error) {
+    uint8_t record[RECORD];
+    static const uint8_t zero[RECORD];
+    const size_t got = fread(record, 1, RECORD, members->tar);
+    if (got == 0 && members->offset > 0) return 2;
+    if (got != RECORD) return bad(members, error, "not a tar, or cut in a header");
+    if (memcmp(record, zero, RECORD) == 0) return 2;
+    if (!checksum_holds(record)) return bad(members, error, "not a tar header: wrong checksum");
+    members->offset += RECORD;
+    int64_t bytes = number(record + 124, 12);
+    const char type = (char)record[156];
+    const bool file = type == '0' || type == 0 || type == '7';
+    if (file && override->bytes >= 0) bytes = override->bytes;
+    if (bytes < 0 || bytes > MEMBER_BYTES_MAX) return bad(members, error, "a member's size");
+    char *data = read_data(members, bytes, error);
+    if (data == NULL) return -1;
+    int result = 0;
+    if (type == 'x') {
+        if (!read_pax(override, data, bytes)) result = bad(members, error, "a pax header");
+    } else if (type == 'L') {
+        snprintf(override->name, sizeof(override->name), "%s", data);
+    } else {
+        if (override->name[0] != 0) {
+            memcpy(out->name, override->name, sizeof(out->name));
+        } else {
+            read_name(out->name, record);
+        }
+        *override = (Override){.bytes = -1};
+        if (file && split(out)) {
+            out->data = data;
+            out->bytes = bytes;
+            return 1;
+        }
+    }
+    free(data);
+    return result;
+}
+
+int members_next(Member *out, Members *members, Error *error) {
+    *out = (Member){.key_bytes = 0};
+    if (members->tar == NULL) return next_file(out, members, error);
+    Override override = {.bytes = -1};
+    for (;;) {
+        const int result = read_record(out, &override, members, error);
+        if (result == 2) return 0;
+        if (result != 0) return result;
+    }
+}
