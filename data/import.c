@@ -365,7 +365,8 @@ bool data_import(ImportCounts *counts, const char *out, char *const inputs[], in
     } else if (path_exists(index)) {
         problems_add(problems, "%s: is already there; import into an empty folder", index);
     }
-    for (int i = 0; i < input_count && problems->count == before; i++) {
+    const bool free_folder = problems->count == before;
+    for (int i = 0; i < input_count && free_folder; i++) {
         import_input(&import, inputs[i]);
     }
     if (import.writer == NULL && problems->count == before) {

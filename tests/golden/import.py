@@ -1,7 +1,7 @@
 """Writes import/*.tar for tests/test_import.c with Python's own tarfile and numpy. Run it here.
 
-Sample i: a latent [2, 1 + i, 4, 6] and a text [i, 3] whose element e is i + e / 8; npy in even samples,
-safetensors in odd ones; one name is long. pax.tar and gnu.tar hold the same.
+Sample i: a latent [2, 1 + i, 4, 6] and a text [i, 3] whose element e is i + e / 8; npy in even
+samples, safetensors in odd ones; one name is long. pax.tar and gnu.tar hold the same.
 """
 
 import io

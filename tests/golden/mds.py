@@ -1,9 +1,9 @@
 """Writes mds/expected.txt: what the samples of mds/raw and mds/zstd hold, for tests/test_mds.c.
 
-The shards were written by MosaicML's own MDSWriter; mds/expected.json has their values with SHA-256 of
-the arrays. This script reads the raw shard, checks it against those, and writes one line per
-sample: id, media type, width, height, frames, fps, latent shape, CRC-32C of the latent's elements, text
-shape, CRC-32C of the text's elements, CRC-32C of the caption. Run it in this folder.
+The shards were written by MosaicML's own MDSWriter; mds/expected.json has their values with SHA-256
+of the arrays. This script reads the raw shard, checks it against those, and writes one line per
+sample: id, media type, width, height, frames, fps, latent shape, CRC-32C of the latent's elements,
+text shape, CRC-32C of the text's elements, CRC-32C of the caption. Run it in this folder.
 """
 
 import hashlib
@@ -50,7 +50,8 @@ with open("mds/expected.txt", "w") as out:
         got = columns_of(raw, shard, i)
         latent_shape, latent = array(got["vae_latent"])
         text_shape, text = array(got["text_embedding"])
-        assert latent_shape == want["vae_latent_shape"] and text_shape == want["text_embedding_shape"]
+        assert latent_shape == want["vae_latent_shape"]
+        assert text_shape == want["text_embedding_shape"]
         assert hashlib.sha256(latent).hexdigest() == want["vae_latent_sha256"]
         assert hashlib.sha256(text).hexdigest() == want["text_embedding_sha256"]
         assert got["caption"].decode() == want["caption"]
