@@ -1,0 +1,54 @@
+#!/bin/sh
+# The supervisor starts again after death and after 75, stops at 0 and 78, gives up on what dies
+# three times, and turns SIGINT into SIGUSR1 for the ranks: with a stand-in for the program.
+# ranks: 1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cp -r launch "$folder" && cd "$folder" || exit 1
+export RETRY_SECONDS=20 # Every run is short; pauses of at most a second.
+failed=0
+
+# The stand-in: exits with the next number in `codes`, "wait" waits for SIGUSR1 and exits with 75.
+cat >kintoun <<'PROGRAM'
+#!/bin/sh
+trap 'exit 75' USR1
+code=$(head -n 1 codes)
+sed -i 1d codes
+echo "$*" >>calls
+[ "$code" != wait ] || while :; do sleep 0.1; done
+exit "$code"
+PROGRAM
+chmod +x kintoun
+
+# expect STATUS CALLS CODE...: the supervisor's exit status and how often it started the program.
+expect() {
+    status=$1 calls=$2
+    shift 2
+    : >calls && printf '%s\n' "$@" >codes
+    sh launch/supervise 1 configs/a.yaml b=c >log 2>&1
+    got=$?
+    [ $got -eq "$status" ] && [ "$(grep -c '^train configs/a.yaml b=c$' calls)" -eq "$calls" ] &&
+        return
+    echo "codes $*: status $got after $(wc -l <calls) calls, want $status after $calls"
+    cat log
+    failed=1
+}
+
+expect 0 1 0
+expect 78 1 78
+expect 0 3 75 1 0
+expect 3 3 3 3 3
+
+: >calls && echo wait >codes
+sh launch/supervise 1 configs/a.yaml >log 2>&1 &
+pid=$!
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -s calls ] && break
+    sleep 0.2
+done
+sleep 0.3
+kill -TERM $pid
+wait $pid
+got=$?
+[ $got -eq 75 ] || { echo "after SIGTERM: status $got, want 75" && cat log && failed=1; }
+exit $failed
