@@ -69,7 +69,11 @@ class Trainer:
                            "patch_size": PATCH, "patch_size_t": 1,
                            "cross_attention_dim": case.width})
         self.bf16 = precision == "bf16"
-        self.run = torch.compile(self.model) if mode == "compiled" else self.model
+        if mode == "compiled":  # Part by part, so that all blocks share what is compiled.
+            self.model.stem = torch.compile(self.model.stem)
+            self.model.head = torch.compile(self.model.head)
+            for block in self.model.blocks:
+                block.compile()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         features = CHANNELS * PATCH * PATCH
         rope = [rope_table((1, 1, n), case.width // case.heads, torch.float32)
@@ -83,7 +87,7 @@ class Trainer:
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext():
-            out = self.run(*self.arguments)
+            out = self.model(*self.arguments)
         loss = (out.float() - self.target).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -159,16 +159,21 @@ class Goku(nn.Module):
         self.norm_out.linear = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, features)
 
-    def forward(self, tokens, sinusoid, text, rope, lengths, text_lengths):
-        """tokens [T, E], sinusoid [S, 256], text [X, width], rope [T, D / 2, 2] -> [T, E]."""
+    def stem(self, tokens, sinusoid):
         c = F.silu(self.time_embedder.linear_1(sinusoid))
-        c = self.time_embedder.linear_2(c)
-        x = self.x_embedder.proj(tokens)
-        for block in self.blocks:
-            x = block(x, c, text, rope, lengths, text_lengths)
+        return self.x_embedder.proj(tokens), self.time_embedder.linear_2(c)
+
+    def head(self, x, c, lengths):
         shift, scale = [spread(row, lengths)
                         for row in self.norm_out.linear(F.silu(c)).chunk(2, -1)]
         return self.proj_out(layer_norm(x) * (1 + scale) + shift)
+
+    def forward(self, tokens, sinusoid, text, rope, lengths, text_lengths):
+        """tokens [T, E], sinusoid [S, 256], text [X, width], rope [T, D / 2, 2] -> [T, E]."""
+        x, c = self.stem(tokens, sinusoid)
+        for block in self.blocks:
+            x = block(x, c, text, rope, lengths, text_lengths)
+        return self.head(x, c, lengths)
 
     def pack(self, latents, times, texts):
         """The arguments of forward from samples: latents [C, F, H, W], times [1], texts [L, w]."""

@@ -1,4 +1,4 @@
-"""norm.safetensors: norm_modulate (model/ops/norm.h), forward and gradients, for tests/test_norm.c."""
+"""norm.safetensors: norm_modulate (model/ops/norm.h) and its gradients, for tests/test_norm.c."""
 import torch
 import torch.nn.functional as F
 
