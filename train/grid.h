@@ -4,16 +4,13 @@
 #define TRAIN_GRID_H
 
 #include "data/demo/facts.h"
+#include "train/pictures.h"
 #include "train/report.h"
-#include "train/sampler.h"
 
 // RUN/samples/step-000500/: images.png (all image prompts), videos.png (animated, all video
 // prompts), and CAPTION.png for each prompt.
 typedef struct {
-    int count;  // Samples: prompts x sample.count.
-    SampleRequest *requests;
-    float *texts;
-    float *latents;
+    Pictures pictures;
     DemoFacts facts;  // How latents become pixels.
 } Grid;
 
@@ -24,5 +21,8 @@ void grid_close(Grid *grid);
 
 // Samples and writes the pictures of the present step. Collective over the world.
 void grid_draw(Grid *grid, Trainer *trainer, Report *report);
+
+// The prompts of a run as rows of pictures: rows [prompt_count] gets their texts.
+bool grid_rows(PictureRow *rows, const SampleConfig *config, int64_t text_width, Error *error);
 
 #endif

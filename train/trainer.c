@@ -30,30 +30,40 @@ ModelNeeds model_needs(const ModelConfig *config) {
                                  .text = cost.text}};
 }
 
-static FsdpConfig fsdp_config(const Config *config, const Planner *planner) {
+static FsdpConfig fsdp_config(const Config *config) {
+    int64_t packs = 0;
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        packs = max_i64(packs, config->stages[s].data.packs);
+    }
     return (FsdpConfig){.wire = config_wire(config),
                         .reshard_after_forward = config->parallel.reshard_after_forward,
-                        .packs_max = (int)planner_bounds(planner).packs};
+                        .packs_max = (int)packs};
 }
 
-MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Planner *planner, const Config *config,
+MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
                        Recompute recompute) {
-    const PlanBounds bounds = planner_bounds(planner);
-    const FsdpConfig sharding = fsdp_config(config, planner);
-    model_plan(model, recompute, (ModelBounds){bounds.tokens, bounds.text_tokens, bounds.segments});
+    ModelBounds bounds = {0};
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        const StageData *stage = &config->stages[s].data;
+        bounds.tokens = max_i64(bounds.tokens, stage->tokens);
+        bounds.text = max_i64(bounds.text, stage->text_tokens);
+        bounds.segments = max_i64(bounds.segments, stage->segments);
+    }
+    const FsdpConfig sharding = fsdp_config(config);
+    model_plan(model, recompute, bounds);
     MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, mesh, &sharding),
                        .model = model->bytes,
                        .optimizer = optimizer_plan(&model->params, mesh),
-                       .data = loader_bytes(planner, config->data.ahead, config->data.cache_bytes)};
+                       .data = data};
     plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.data;
     return plan;
 }
 
-Recompute choose_recompute(Model *model, const Mesh *mesh, const Planner *planner,
-                           const Config *config, int64_t available) {
+Recompute choose_recompute(Model *model, const Mesh *mesh, const Config *config, int64_t data,
+                           int64_t available) {
     if (config->model.recompute != RECOMPUTE_AUTO) return (Recompute)config->model.recompute;
     for (Recompute policy = RECOMPUTE_NONE; policy < RECOMPUTE_BLOCK; policy++) {
-        if (memory_plan(model, mesh, planner, config, policy).total <= available) return policy;
+        if (memory_plan(model, mesh, config, data, policy).total <= available) return policy;
     }
     return RECOMPUTE_BLOCK;
 }
@@ -88,11 +98,12 @@ bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *pro
     const MeshConfig mesh = {(int)config->parallel.sequence, (int)config->parallel.shard};
     mesh_init(&t->mesh, world, &mesh);
     model_record(&t->model, &config->model, &t->mesh);
+    const int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
     const Recompute recompute =
-        choose_recompute(&t->model, &t->mesh, t->planner, config, memory_available(world));
-    memory_plan(&t->model, &t->mesh, t->planner, config, recompute);
+        choose_recompute(&t->model, &t->mesh, config, data, memory_available(world));
+    memory_plan(&t->model, &t->mesh, config, data, recompute);
     t->recompute = recompute;
-    const FsdpConfig sharding = fsdp_config(config, t->planner);
+    const FsdpConfig sharding = fsdp_config(config);
     t->fsdp = fsdp_create(&t->model.params, &t->mesh, &sharding);
     model_allocate(&t->model);
     optimizer_create(&t->optimizer, &t->model.params, &t->mesh);
@@ -186,10 +197,9 @@ static int start_without(Trainer *t) {
     Error error;
     Problems problems = {0};
     const CheckpointShards where = shards(t);
-    const Verdict verdict = checkpoint_load_weights(where.slice[CLASS_WEIGHTS],
-                                                    t->config.init.weights, &t->model.params,
-                                                    t->mesh.shard_index, t->mesh.shards, t->world,
-                                                    &problems, &error);
+    const Verdict verdict = checkpoint_load_weights(
+        where.slice[CLASS_WEIGHTS], t->config.init.weights, &t->model.params, t->mesh.shard_index,
+        t->mesh.shards, t->world, &problems, &error);
     if (verdict != VERDICT_GOOD) {
         if (t->mesh.rank == 0 && verdict == VERDICT_INCOMPATIBLE) {
             problems_print(&problems, "init.weights");

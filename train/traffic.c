@@ -1,0 +1,44 @@
+#include "train/traffic.h"
+
+// Tensors that move around self-attention in one block: there, back in the backward, and again
+// where they are recomputed.
+static double movements(const Program *block) {
+    double tensors = 0;
+    for (int c = 0; c < block->calls; c++) {
+        const Call *call = &block->call[c];
+        if (call->op != OP_TOKENS_TO_HEADS && call->op != OP_HEADS_TO_TOKENS) continue;
+        tensors += call->outputs * (block->plan.recompute[c] ? 3.0 : 2.0);
+    }
+    return tensors;
+}
+
+// Elements gathered in one step. There are two slots: each pass finds the two units that the pass
+// before ended with still there. Without resharding every unit is gathered once.
+static double gathered(const ParamTable *table, bool reshard, int rounds) {
+    double all = 0;
+    const int n = table->units;
+    for (int unit = 0; unit < n; unit++) all += (double)table->unit_elements[unit];
+    if (!reshard) return all;
+    const double front = (double)(table->unit_elements[0] + table->unit_elements[1]);
+    const double back = (double)(table->unit_elements[n - 1] + table->unit_elements[n - 2]);
+    return all + rounds * (all - back) + (rounds - 1) * (all - front);
+}
+
+Traffic traffic_of_step(const Model *model, const FsdpConfig *sharding, int packs, double tokens) {
+    const Mesh *mesh = model->mesh;
+    const ParamTable *table = &model->params;
+    const double real_size = (double)type_size(REAL_TYPE), n = mesh->sequences;
+    double elements = 0;
+    for (int unit = 0; unit < table->units; unit++) {
+        elements += (double)table->unit_elements[unit];
+    }
+    // A unit's slices go to all others of the shard group; so does each leaf, cut into slices.
+    const double others = mesh->shards - 1;
+    return (Traffic){
+        .gathers = gathered(table, sharding->reshard_after_forward, mesh_rounds(mesh, packs)) *
+                   real_size * others * mesh->replicas,
+        .leaves = elements * (double)type_size(sharding->wire) * others / mesh->shards * packs * n,
+        .replicas = 2 * elements * (double)sizeof(float) * (mesh->replicas - 1),
+        .attention = tokens * (double)model_width(&model->config) * real_size * (n - 1) / n *
+                     movements(&model->block) * (double)model->config.layers};
+}
