@@ -104,7 +104,7 @@ static const Program *unit_run(const Model *model, int unit, const PackBind *bin
                           : head ? &model->head_values
                                  : &model->block_values;
     const int64_t row = model->bound[ROWS_TOKENS] * model_width(&model->config);
-    *run = (ProgramRun){.bind = bind, .work = model->work};
+    *run = (ProgramRun){.bind = bind, .work = model->work, .op_seconds = model->op_seconds};
     run->kept = model->kept;
     if (!stem) run->kept += model->stem.plan.kept_bytes + (unit - 1) * model->block.plan.kept_bytes;
     run->external[v->x] = stem ? model->patches : model->x + (unit - 1) * row;

@@ -46,6 +46,7 @@ typedef struct {
     real *cond;  // [S, C]
     float *dcond;
     char *kept, *work;
+    double *op_seconds;  // [OP_KINDS] or NULL; see ProgramRun.
 } Model;
 
 // Records the model: the parameter table and the programs. The mesh (mesh_shape is enough) and must

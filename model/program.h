@@ -132,6 +132,7 @@ typedef struct {
     char *kept, *work;
     void *external[VALUES_MAX];
     void *external_gradient[VALUES_MAX];
+    double *op_seconds;  // [OP_KINDS] Time by kind of op is added here; NULL: not measured.
 } ProgramRun;
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream);

@@ -1,6 +1,7 @@
 // Runs a planned program: finds every pointer of a call and hands it to the op.
 #include <stddef.h>
 
+#include "base/clock.h"
 #include "base/die.h"
 #include "model/ops/table.h"
 #include "model/program.h"
@@ -34,6 +35,19 @@ static char *gradient_pointer(const Program *p, const ProgramRun *run, Value v) 
     return base + info->column * (info->rows == ROWS_SEGMENTS ? 4 : type_size(REAL_TYPE));
 }
 
+// Runs one half of an op, and measures it where that is wanted.
+static void run_op(void (*half)(const OpRun *), const OpRun *r, double *op_seconds) {
+    if (op_seconds == NULL) {
+        half(r);
+        return;
+    }
+    stream_wait(r->stream);
+    const double start = clock_seconds();
+    half(r);
+    stream_wait(r->stream);
+    op_seconds[r->call->op] += clock_seconds() - start;
+}
+
 // Fills what forward and backward share.
 static void bind_values(OpRun *r, const Program *p, const ProgramRun *run, int c, Phase phase) {
     const Call *call = &p->call[c];
@@ -65,7 +79,7 @@ static void run_forward(const Program *p, const ProgramRun *run, int c, Phase ph
     bind_values(&r, p, run, c, phase);
     r.scratch =
         run->work + (phase == FORWARD ? p->plan.forward_scratch[c] : p->plan.recompute_scratch[c]);
-    op_table[p->call[c].op].forward(&r);
+    run_op(op_table[p->call[c].op].forward, &r, run->op_seconds);
 }
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream) {
@@ -89,7 +103,7 @@ static void run_backward(const Program *p, const ProgramRun *run, int c, Stream 
         r.add[i] = p->plan.add[c][i];
     }
     for (int i = 0; i < call->outputs; i++) r.dout[i] = gradient_pointer(p, run, call->out[i]);
-    op_table[call->op].backward(&r);
+    run_op(op_table[call->op].backward, &r, run->op_seconds);
 }
 
 void program_backward(const Program *p, const ProgramRun *run, Stream stream) {
