@@ -45,7 +45,7 @@ static void test_values(void **state) {
     (void)state;
     static const double values[] = {0.1, -0.0, 1e300, 4.9e-324, 1.0 / 3.0, 12345678.9, 7.0};
     Error error;
-    char path[512], key[8];
+    char path[512], key[16];
     Metrics *metrics = metrics_open(check_path(path, "values.jsonl"), 0, &error);
     check_that(metrics != NULL, "%s", error.text);
     metrics_begin(metrics, 12);

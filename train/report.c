@@ -17,7 +17,9 @@ enum { BAR_WIDTH = 30 };
 bool report_open(Report *report, const Trainer *t, double peak_flops, Error *error) {
     *report = (Report){.on = t->mesh.rank == 0, .peak_flops = peak_flops};
     if (!report->on) return true;
-    report->terminal = isatty(STDOUT_FILENO) != 0;
+    // mpirun gives rank 0 a terminal even where its own output is a file; TERM=dumb says so then.
+    const char *const kind = getenv("TERM");
+    report->terminal = isatty(STDOUT_FILENO) != 0 && kind != NULL && strcmp(kind, "dumb") != 0;
     report->started = clock_seconds();
     report->first_step = t->state.step;
     char path[PATH_BYTES_MAX], folder[PATH_BYTES_MAX];
