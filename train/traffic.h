@@ -1,5 +1,5 @@
 // The bytes that all ranks together send in one step, from the layout alone; what comm_bytes counts
-// (tests/test_traffic.c), small agreements left out.
+// (tests/test_program.c), small agreements left out.
 #ifndef TRAIN_TRAFFIC_H
 #define TRAIN_TRAFFIC_H
 
