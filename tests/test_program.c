@@ -1,0 +1,361 @@
+// The recorded program on a whole small model: every recomputation policy gives the same bits,
+// working memory may hold anything in between, the arena is as large as planned; gradients are
+// slopes; values used several times; a pack split over ranks gives the same numbers to rounding;
+// the traffic of a step is what `plan` says.
+// ranks: 1 2 3
+// precision: fp32 bf16
+#include "model/record.h"
+#include "tests/model_case.h"
+#include "tests/op_check.h"
+#include "train/traffic.h"
+
+static Comm *world, *alone;
+
+static bool all_agree(bool mine) {
+    int64_t all = mine;
+    comm_all_reduce_min(world, &all, 1);
+    return all == 1;
+}
+
+// Three heads do not divide by two ranks; a segment of one token; ranks' cuts inside segments.
+static const ModelConfig config = {.layers = 2,
+                                   .heads = 3,
+                                   .head_dim = 16,
+                                   .in_channels = 4,
+                                   .patch = 2,
+                                   .patch_t = 1,
+                                   .text_width = 24,
+                                   .mlp_ratio = 4,
+                                   .rope_theta = 1e4,
+                                   .time_factor = 1000};
+static const Segment segments[] = {
+    {{4, 1, 6, 4}, 5}, {{4, 3, 4, 6}, 1}, {{4, 1, 2, 2}, 1}, {{4, 2, 10, 2}, 9}};
+enum { SEGMENTS = 4 };
+
+static MeshConfig split(void) {
+    return (MeshConfig){.sequence = comm_size(world), .shard = comm_size(world)};
+}
+
+// What a run gives.
+typedef struct {
+    real *out;  // [T, E] Of this rank.
+    float *gradients;
+    int64_t outputs, count;
+} Result;
+
+static void result_free(Result *r) {
+    free(r->out);
+    free(r->gradients);
+}
+
+// One forward and backward. What is not kept is filled with NaN before both: nothing may be read
+// that was not written.
+static Result run(ModelCase *c) {
+    Model *m = &c->model;
+    case_fill(c);
+    memset(m->kept, 0xff, (size_t)m->bytes.kept);
+    memset(m->work, 0xff, (size_t)m->bytes.work);
+    fsdp_begin_step(c->fsdp, 1);
+    model_forward(m, c->fsdp, &c->bind, NULL);
+    Result r = {.outputs = c->bind.T * model_token_elements(&config)};
+    r.out = case_room(r.outputs * (int64_t)sizeof(real));
+    memcpy(r.out, m->out, (size_t)r.outputs * sizeof(real));
+    memset(m->work, 0xff, (size_t)m->bytes.work);
+    model_backward(m, c->fsdp, &c->bind, 0, NULL);
+    fsdp_end_step(c->fsdp);
+    r.gradients = case_gradients(c, &r.count);
+    return r;
+}
+
+static Result run_once(Comm *comm, MeshConfig layout, Recompute recompute) {
+    ModelCase *c = case_room(sizeof(*c));
+    case_open(c, comm, layout, &config, segments, SEGMENTS, recompute);
+    const Result r = run(c);
+    case_close(c);
+    free(c);
+    return r;
+}
+
+static void test_recomputation_changes_no_bit(void **state) {
+    (void)state;
+    static const char *const names[] = {"none", "cheap", "linear", "block"};
+    Result want = run_once(world, split(), RECOMPUTE_NONE);
+    for (int policy = 1; policy < 4; policy++) {
+        Result got = run_once(world, split(), (Recompute)policy);
+        check_that(got.outputs == want.outputs && got.count == want.count, "%s: sizes",
+                   names[policy]);
+        check_that(memcmp(got.out, want.out, (size_t)got.outputs * sizeof(real)) == 0,
+                   "%s: other bits of the output", names[policy]);
+        check_equal(names[policy], got.gradients, want.gradients, got.count);
+        result_free(&got);
+    }
+    float largest = 0;
+    for (int64_t i = 0; i < want.count; i++) largest = fmaxf(largest, fabsf(want.gradients[i]));
+    check_that(largest > 0.1f && isfinite(largest), "gradients up to %g", (double)largest);
+    result_free(&want);
+}
+
+static void test_memory_is_as_planned(void **state) {
+    (void)state;
+    int64_t kept_before = INT64_MAX;
+    for (int policy = 0; policy < 4; policy++) {
+        ModelCase *c = case_room(sizeof(*c));
+        case_open(c, world, split(), &config, segments, SEGMENTS, (Recompute)policy);
+        const ModelBytes planned = c->model.bytes;
+        check_that(c->model.arena.size == planned.total && c->model.arena.used == planned.total,
+                   "policy %d: planned %lld, allocated %lld, used %lld bytes", policy,
+                   (long long)planned.total, (long long)c->model.arena.size,
+                   (long long)c->model.arena.used);
+        check_that(planned.kept < kept_before, "policy %d keeps %lld bytes, the one before %lld",
+                   policy, (long long)planned.kept, (long long)kept_before);
+        kept_before = planned.kept;
+        const FsdpConfig sharding = {TYPE_F32, .reshard_after_forward = true, .packs_max = 4};
+        const FsdpBytes fsdp = fsdp_plan(&c->model.params, &c->mesh, &sharding);
+        check_that(fsdp.total == fsdp_bytes(c->fsdp).total, "fsdp: %lld planned, %lld taken",
+                   (long long)fsdp.total, (long long)fsdp_bytes(c->fsdp).total);
+        case_close(c);
+        free(c);
+    }
+    check_that(kept_before == 0, "block keeps %lld bytes", (long long)kept_before);
+}
+
+static void test_split_pack_agrees(void **state) {
+    (void)state;
+    const double tolerance = REAL_TYPE == TYPE_F32 ? 1e-5 : 2e-2;
+    Result whole = run_once(alone, (MeshConfig){1, 1}, RECOMPUTE_NONE);
+    Result part = run_once(world, split(), RECOMPUTE_NONE);
+    const int64_t E = model_token_elements(&config), P = whole.outputs / E;
+    const int64_t first = ulysses_token_cut(P, comm_rank(world), comm_size(world));
+    float *want = floats_of(whole.out + first * E, part.outputs);
+    check_close_real("output", part.out, want, part.outputs, tolerance);
+    check_close("gradients", part.gradients, whole.gradients, whole.count, tolerance);
+    free(want);
+    result_free(&whole);
+    result_free(&part);
+}
+
+// ---- slopes
+static double loss(ModelCase *c) {
+    Model *m = &c->model;
+    fsdp_invalidate(c->fsdp);
+    model_forward(m, c->fsdp, &c->bind, NULL);
+    return weighted_sum(m->out, m->dout, c->bind.T * model_token_elements(&config));
+}
+
+static double slope(ModelCase *c, float *weight) {
+    const float step = 1e-2f, before = *weight;
+    *weight = before + step;
+    const double above = loss(c);
+    *weight = before - step;
+    const double below = loss(c);
+    *weight = before;
+    return (above - below) / (2 * (double)step);
+}
+
+// Of every tensor the element with the largest gradient and two others.
+static void test_gradients_are_slopes(void **state) {
+    (void)state;
+    ModelCase *c = case_room(sizeof(*c));
+    case_open(c, alone, (MeshConfig){1, 1}, &config, segments, SEGMENTS, RECOMPUTE_NONE);
+    Result r = run(c);
+    const ParamTable *table = &c->model.params;
+    const float *unit_gradient = r.gradients;
+    for (int unit = 0; unit < table->units && REAL_TYPE == TYPE_F32; unit++) {
+        float *master = fsdp_master(c->fsdp, unit);
+        for (int i = param_unit_first(table, unit); i < param_unit_first(table, unit + 1); i++) {
+            const Param *row = &table->rows[i];
+            int64_t at[3] = {0, row->count / 3, row->count - 1};
+            float got[3], want[3];
+            for (int64_t e = 0; e < row->count; e++) {
+                const float *gradient = unit_gradient + row->offset;
+                if (fabsf(gradient[e]) > fabsf(gradient[at[0]])) at[0] = e;
+            }
+            for (int k = 0; k < 3; k++) {
+                got[k] = unit_gradient[row->offset + at[k]];
+                want[k] = (float)slope(c, master + row->offset + at[k]);
+            }
+            check_close(row->name, got, want, 3, 1e-2);
+        }
+        unit_gradient += table->unit_elements[unit];
+    }
+    result_free(&r);
+    case_close(c);
+    free(c);
+}
+
+// ---- values used several times
+// h = modulate(norm(x)) by shift and scale of the same c; out = (x + A h) + (B h + B' c'): x three
+// times, h twice, c three times, x's gradient in part passed through.
+typedef struct {
+    ParamTable params;
+    Program p;
+    Mesh mesh;
+    ProgramRun run;
+    PackBind bind;
+    Value x, cond, out;
+    real *weights, *values[3], *dvalues;
+    float *gradient, *dcond;
+    char *memory;
+    int64_t T, S;
+} Shared;
+
+enum { SHARED_WIDTH = 24 };
+
+static void shared_record(Shared *s) {
+    Program *p = &s->p;
+    mesh_shape(&s->mesh, &(MeshConfig){1, 1}, 0, 1);
+    program_begin(p, "shared", &s->params, &s->mesh, "");
+    s->x = program_input(p, ROWS_TOKENS, SHARED_WIDTH, true);
+    s->cond = program_input(p, ROWS_SEGMENTS, SHARED_WIDTH, true);
+    const Value act = silu(p, s->cond);
+    const Value shift = linear(p, act, "shift", SHARED_WIDTH, BIAS, INIT_XAVIER);
+    const Value scale = linear(p, act, "scale", SHARED_WIDTH, BIAS, INIT_XAVIER);
+    const Value gate = linear(p, s->cond, "gate", SHARED_WIDTH, BIAS, INIT_XAVIER);
+    const Value h = norm_modulate(p, s->x, NORM_LAYER, NULL, 1e-6f, shift, scale);
+    const Value a = linear(p, h, "a", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
+    const Value b = linear(p, h, "b", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
+    const Value c = linear(p, s->x, "c", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
+    const Value sum = gate_residual(p, gate_residual(p, s->x, a, gate), gelu_tanh(p, b), NO_VALUE);
+    s->out = gate_residual(p, sum, c, gate);
+    program_output(p, s->out);
+}
+
+static void shared_open(Shared *s, Recompute recompute) {
+    memset(s, 0, sizeof(*s));
+    shared_record(s);
+    const Segment two[] = {{{4, 1, 6, 4}, 1}, {{4, 1, 4, 2}, 1}};
+    const int64_t bound[ROWS_KINDS] = {8, 8, 2, 2};
+    program_plan(&s->p, recompute, bound);
+    pack_create(&s->bind, 8, 2, 8);
+    pack_bind(&s->bind, two, 2, (PatchSize){1, 2, 2}, &(Rope){8, 1e4}, 0, 1);
+    s->T = s->bind.T;
+    s->S = 2;
+    const int64_t elements = s->params.unit_elements[0], n = s->T * SHARED_WIDTH;
+    float *start = floats_new(elements);
+    param_init(start, &s->params, 0, 0, elements, CASE_SEED);
+    s->weights = reals_of(start, elements);
+    free(start);
+    s->values[0] = reals_random(n, 11, 0, 1);
+    s->values[1] = reals_random(s->S * SHARED_WIDTH, 12, 0, 1);
+    s->values[2] = reals_new(n);
+    s->dvalues = reals_new(n);
+    s->dcond = floats_new(s->S * SHARED_WIDTH);
+    s->gradient = floats_new(elements);
+    s->memory = case_room(s->p.plan.kept_bytes + s->p.plan.work_bytes);
+    s->run = (ProgramRun){.bind = &s->bind,
+                          .weights = s->weights,
+                          .gradient = s->gradient,
+                          .kept = s->memory,
+                          .work = s->memory + s->p.plan.kept_bytes};
+    s->run.external[s->x] = s->values[0];
+    s->run.external[s->cond] = s->values[1];
+    s->run.external[s->out] = s->values[2];
+    s->run.external_gradient[s->x] = s->run.external_gradient[s->out] = s->dvalues;
+    s->run.external_gradient[s->cond] = s->dcond;
+}
+
+static void shared_close(Shared *s) {
+    param_free(&s->params);
+    pack_free(&s->bind);
+    for (int i = 0; i < 3; i++) free(s->values[i]);
+    free(s->weights);
+    free(s->dvalues);
+    free(s->dcond);
+    free(s->gradient);
+    free(s->memory);
+}
+
+static double shared_loss(void *context) {
+    Shared *s = context;
+    real *weight = reals_random(s->T * SHARED_WIDTH, 13, 0, 1);
+    program_forward(&s->p, &s->run, NULL);
+    const double sum = weighted_sum(s->values[2], weight, s->T * SHARED_WIDTH);
+    free(weight);
+    return sum;
+}
+
+static void test_values_used_several_times(void **state) {
+    (void)state;
+    for (int policy = 0; policy < 4; policy++) {
+        Shared s;
+        shared_open(&s, (Recompute)policy);
+        const int64_t n = s.T * SHARED_WIDTH;
+        real *weight = reals_random(n, 13, 0, 1);
+        program_forward(&s.p, &s.run, NULL);
+        memcpy(s.dvalues, weight, (size_t)n * sizeof(real));
+        program_backward(&s.p, &s.run, NULL);
+        float *dx = floats_of(s.dvalues, n);
+        if (REAL_TYPE == TYPE_F32) {
+            check_slopes("dx", s.values[0], dx, n, shared_loss, &s);
+            check_slopes("dcond", s.values[1], s.dcond, s.S * SHARED_WIDTH, shared_loss, &s);
+            check_slopes("dweights", s.weights, s.gradient, s.params.unit_elements[0], shared_loss,
+                         &s);
+        } else {
+            check_that(isfinite(weighted_sum(s.dvalues, weight, n)), "dx");
+        }
+        free(dx);
+        free(weight);
+        shared_close(&s);
+    }
+}
+
+// ---- traffic
+static int64_t sent(const Mesh *mesh) {
+    int64_t bytes =
+        comm_bytes(mesh->shard) + comm_bytes(mesh->replica) + comm_bytes(mesh->sequence);
+    comm_all_reduce_sum(world, &bytes, 1);
+    return bytes;
+}
+
+// Bytes of a step of `packs` equal packs against what was sent.
+static void check_traffic(MeshConfig layout, int packs, Recompute recompute) {
+    ModelCase *c = case_room(sizeof(*c));
+    case_open(c, world, layout, &config, segments, SEGMENTS, recompute);
+    case_fill(c);
+    const int64_t before = sent(&c->mesh);
+    fsdp_begin_step(c->fsdp, packs);
+    for (int round = 0; round < mesh_rounds(&c->mesh, packs); round++) {
+        const PackBind *bind = mesh_pack(&c->mesh, packs, round) < 0 ? NULL : &c->bind;
+        model_forward(&c->model, c->fsdp, bind, NULL);
+        model_backward(&c->model, c->fsdp, bind, round, NULL);
+    }
+    fsdp_end_step(c->fsdp);
+    const double got = (double)(sent(&c->mesh) - before);
+    const FsdpConfig sharding = {TYPE_F32, .reshard_after_forward = true, .packs_max = 4};
+    const Traffic t = traffic_of_step(&c->model, &sharding, packs, (double)(c->bind.P * packs));
+    const double want = t.gathers + t.leaves + t.replicas + t.attention;
+    // Heads, tokens and slices that do not divide are not spread evenly.
+    check_that(fabs(got - want) <= 0.02 * want,
+               "shard %d, sequence %d, %d packs: sent %.0f, said %.0f", layout.shard,
+               layout.sequence, packs, got, want);
+    case_close(c);
+    free(c);
+}
+
+static void test_traffic_is_as_said(void **state) {
+    (void)state;
+    const int n = comm_size(world);
+    check_traffic((MeshConfig){1, n}, 4, RECOMPUTE_NONE);
+    check_traffic((MeshConfig){n, n}, 3, RECOMPUTE_CHEAP);
+    check_traffic((MeshConfig){n, n}, 1, RECOMPUTE_LINEAR);
+    check_traffic((MeshConfig){n, n}, 2, RECOMPUTE_BLOCK);
+    if (n == 2) check_traffic((MeshConfig){1, 1}, 4, RECOMPUTE_NONE);
+}
+
+int main(int argc, char **argv) {
+    world = comm_start(&argc, &argv);
+    alone = comm_split(world, comm_rank(world), 0, "alone");
+    check_setup(comm_rank(world), all_agree);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_memory_is_as_planned),
+        cmocka_unit_test(test_split_pack_agrees),
+        cmocka_unit_test(test_gradients_are_slopes),
+        cmocka_unit_test(test_values_used_several_times),
+        cmocka_unit_test(test_traffic_is_as_said),
+    };
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_free(alone);
+    comm_stop(world);
+    return failed;
+}
