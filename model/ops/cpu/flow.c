@@ -83,19 +83,20 @@ void flow_loss(double *loss, real *dout, const real *out, const float *target, c
                const int32_t *segment, int64_t T, int64_t E, int64_t S, Stream stream) {
     (void)S;
     (void)stream;
-#pragma omp parallel for ordered schedule(static, 1)
-    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
-        const int64_t begin = block * ROW_BLOCK, end = min_i64(T, begin + ROW_BLOCK);
+    double sums[PARTS];
+#pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < part_count(T); part++) {
+        const int64_t begin = part * part_rows(T), end = min_i64(T, begin + part_rows(T));
         const int64_t shared = run_end(segment, begin, end);
         for (int64_t first = shared, last; first < end; first = last) {
             const int32_t s = segment[first];
             last = run_end(segment, first, end);
             loss[s] += loss_run(dout, out, target, dout != NULL ? weight[s] : 0.0f, first, last, E);
         }
-        const int32_t s = segment[begin];
-        const double sum =
-            loss_run(dout, out, target, dout != NULL ? weight[s] : 0.0f, begin, shared, E);
-#pragma omp ordered
-        loss[s] += sum;
+        const float share = dout != NULL ? weight[segment[begin]] : 0.0f;
+        sums[part] = loss_run(dout, out, target, share, begin, shared, E);
+    }
+    for (int64_t part = 0; part < part_count(T); part++) {
+        loss[segment[part * part_rows(T)]] += sums[part];
     }
 }

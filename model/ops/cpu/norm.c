@@ -67,10 +67,10 @@ void norm_modulate_forward(real *out, float *stats, const real *x, const real *w
     (void)stream;
     check_channels(C);
 #pragma omp parallel for schedule(static)
-    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
+    for (int64_t part = 0; part < part_count(T); part++) {
         float factor[CHANNELS_MAX], summand[CHANNELS_MAX];
-        const int64_t end = min_i64(T, (block + 1) * ROW_BLOCK);
-        for (int64_t first = block * ROW_BLOCK, last; first < end; first = last) {
+        const int64_t begin = part * part_rows(T), end = min_i64(T, begin + part_rows(T));
+        for (int64_t first = begin, last; first < end; first = last) {
             const int64_t row = scale != NULL ? segment[first] * ldm : 0;
             last = scale != NULL ? run_end(segment, first, end) : end;
             fill_factor(factor, weight, scale != NULL ? scale + row : NULL, C);
@@ -95,7 +95,7 @@ void norm_modulate_forward(real *out, float *stats, const real *x, const real *w
     }
 }
 
-// The sums of a block: over all its rows, and over the rows of its present run of one segment.
+// The sums of a part: over all its rows, and over the rows of its present run of one segment.
 typedef struct {
     float weight[CHANNELS_MAX];
     float shift[CHANNELS_MAX], product[CHANNELS_MAX];  // Of dout, of dout * n.
@@ -161,22 +161,21 @@ void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_
     check_channels(C);
     const NormBackward *a = arguments;
     const int32_t *segment = a->scale != NULL ? a->segment : NULL;
-#pragma omp parallel for ordered schedule(static, 1)
-    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
-        NormSums sums;
-        const int64_t begin = block * ROW_BLOCK, end = min_i64(T, begin + ROW_BLOCK);
+    NormSums sums[PARTS];
+#pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < part_count(T); part++) {
+        const int64_t begin = part * part_rows(T), end = min_i64(T, begin + part_rows(T));
         const int64_t shared = run_end(segment, begin, end);
-        memset(sums.weight, 0, (size_t)C * sizeof(float));
+        memset(sums[part].weight, 0, (size_t)C * sizeof(float));
         for (int64_t first = shared, last; first < end; first = last) {
             last = run_end(segment, first, end);
-            backward_run(a, &sums, kind, first, last, C);
-            add_run(a, &sums, first, C);
+            backward_run(a, &sums[part], kind, first, last, C);
+            add_run(a, &sums[part], first, C);
         }
-        backward_run(a, &sums, kind, begin, shared, C);
-#pragma omp ordered
-        {
-            add_run(a, &sums, begin, C);
-            if (a->weight != NULL) add_row(a->dweight, sums.weight, C);
-        }
+        backward_run(a, &sums[part], kind, begin, shared, C);
+    }
+    for (int64_t part = 0; part < part_count(T); part++) {
+        add_run(a, &sums[part], part * part_rows(T), C);
+        if (a->weight != NULL) add_row(a->dweight, sums[part].weight, C);
     }
 }

@@ -117,20 +117,21 @@ void gate_residual_backward(real *dh, float *dgate, const real *dout, const real
         return;
     }
     CHECK(C <= CHANNELS_MAX, "%" PRId64 " channels; the gate holds at most %d", C, CHANNELS_MAX);
-#pragma omp parallel for ordered schedule(static, 1)
-    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
-        float sums[CHANNELS_MAX];
-        const int64_t begin = block * ROW_BLOCK, end = min_i64(T, begin + ROW_BLOCK);
+    float sums[PARTS][CHANNELS_MAX];
+#pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < part_count(T); part++) {
+        const int64_t begin = part * part_rows(T), end = min_i64(T, begin + part_rows(T));
         const int64_t shared = run_end(segment, begin, end);
         for (int64_t first = shared, last; first < end; first = last) {
             last = run_end(segment, first, end);
             const int64_t row = segment[first] * ldm;
-            gate_run(dh, sums, dout, h, gate + row, first, last, C);
-            add_row(dgate + row, sums, C);
+            gate_run(dh, sums[part], dout, h, gate + row, first, last, C);
+            add_row(dgate + row, sums[part], C);
         }
-        gate_run(dh, sums, dout, h, gate + segment[begin] * ldm, begin, shared, C);
-#pragma omp ordered
-        add_row(dgate + segment[begin] * ldm, sums, C);
+        gate_run(dh, sums[part], dout, h, gate + segment[begin] * ldm, begin, shared, C);
+    }
+    for (int64_t part = 0; part < part_count(T); part++) {
+        add_row(dgate + segment[part * part_rows(T)] * ldm, sums[part], C);
     }
 }
 

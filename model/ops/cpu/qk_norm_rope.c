@@ -91,20 +91,20 @@ void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *d
     (void)stream;
     check_heads(heads, D);
     const int64_t C = heads * D, ahead = rows_ahead(C);
-#pragma omp parallel for ordered schedule(static, 1)
-    for (int64_t block = 0; block < div_up(T, ROW_BLOCK); block++) {
-        float sums[CHANNELS_MAX];
-        memset(sums, 0, (size_t)C * sizeof(float));
-        for (int64_t t = block * ROW_BLOCK; t < min_i64(T, (block + 1) * ROW_BLOCK); t++) {
+    float sums[PARTS][CHANNELS_MAX];
+#pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < part_count(T); part++) {
+        const int64_t begin = part * part_rows(T), end = min_i64(T, begin + part_rows(T));
+        memset(sums[part], 0, (size_t)C * sizeof(float));
+        for (int64_t t = begin; t < end; t++) {
             if (t + ahead < T) {
                 fetch(x + (t + ahead) * ldx, C);
                 fetch(dout + (t + ahead) * C, C);
                 fetch(dx + (t + ahead) * lddx, C);
             }
-            backward_row(dx + t * lddx, sums, dout + t * C, x + t * ldx, weight,
+            backward_row(dx + t * lddx, sums[part], dout + t * C, x + t * ldx, weight,
                          rope != NULL ? rope + t * D : NULL, inverse[t], heads, D);
         }
-#pragma omp ordered
-        add_row(dweight, sums, C);
     }
+    for (int64_t part = 0; part < part_count(T); part++) add_row(dweight, sums[part], C);
 }
