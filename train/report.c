@@ -110,6 +110,7 @@ static void write_metrics(Report *report, const Trainer *t, const StepReport *s,
     metrics_number(m, "seconds", s->seconds);
     metrics_number(m, "tokens_per_second", (double)s->plan->tokens / s->seconds);
     metrics_number(m, "mfu", flops / s->seconds / report->peak_flops);
+    metrics_whole(m, "memory_bytes", device_memory_used());
     metrics_number(m, "wait_data_seconds", s->data_seconds);
     metrics_number(m, "wait_comm_seconds", s->comm_seconds);
     if (s->skipped != NULL) metrics_text(m, "skip_reason", s->skipped);

@@ -1,0 +1,74 @@
+#!/bin/sh
+# A run that is killed and comes back on other numbers of ranks leaves the files of one that never was; SIGUSR1 saves and exits
+# 75; stop_at saves and exits 0; a damaged newest checkpoint is passed over.
+# seconds: 600
+. "$(dirname "$0")/runs.sh"
+make_tiny
+
+# Steps that take long enough to be met in the middle.
+slow="model.layers=6 model.heads=6 checkpoint.every=4 checkpoint.keep=0 train.validate=0"
+
+# started NAME RANKS ...: starts a run in the background; its mpirun is $pid.
+started() {
+    run "$@" &
+    pid=$!
+}
+
+# wait_step NAME STEP: until metrics.jsonl has the step, or the run is over.
+wait_step() {
+    while kill -0 $pid 2>/dev/null && ! grep -q "\"step\": $2," "$work/$1/metrics.jsonl" 2>/dev/null; do
+        sleep 0.01
+    done
+}
+
+# one_rank NAME: the process id of some rank of that run.
+one_rank() {
+    pgrep -f "^$build/kintoun train .*run.dir=$work/$1 " | tail -n 1
+}
+
+must whole 4 $slow
+want=$(digest whole)
+
+started killed 4 $slow
+wait_step killed 13
+rank=$(one_rank killed)
+[ -n "$rank" ] && kill -9 "$rank"
+wait $pid && say "a killed run ended well: too fast to be met"
+started killed 2 $slow
+wait_step killed 17
+rank=$(one_rank killed)
+[ -n "$rank" ] && kill -9 "$rank"
+wait $pid && say "the second run ended well"
+grep -q 'resumes at step' "$work/killed.log" || say "no resume: $(tail -n 3 "$work/killed.log")"
+must killed 1 $slow
+same killed "$want"
+close killed whole 0
+
+started signalled 2 $slow
+wait_step signalled 6
+kill -USR1 "$(pgrep -f "^mpirun .*run.dir=$work/signalled " | head -n 1)"
+wait $pid
+status=$?
+[ $status -eq 75 ] || say "SIGUSR1: exit $status, want 75: $(tail -n 3 "$work/signalled.log")"
+must signalled 3 $slow
+same signalled "$want"
+
+must stopped 1 $slow run.stop_at=7
+[ -d "$work/stopped/checkpoints/step-00000007" ] || say "stop_at saved nothing"
+must stopped 2 $slow
+same stopped "$want"
+
+# A flipped byte in the newest checkpoint: the one before is taken, and the end is the same.
+must damaged 1 $slow run.stop_at=14
+file=$work/damaged/checkpoints/step-00000014/transformer/diffusion_pytorch_model.safetensors
+printf '\377\001' | dd of="$file" bs=1 seek=9000 conv=notrunc 2>/dev/null
+must damaged 2 $slow
+grep -q 'passed over: .*step-00000014' "$work/damaged.log" || say "the damage was not said"
+grep -q 'resumes at step 12' "$work/damaged.log" || say "$(grep resumes "$work/damaged.log")"
+same damaged "$want"
+
+# Another recipe stops with 78 and names what differs; --override lets it be.
+run stopped 1 $slow train.beta2=0.9
+[ $? -eq 78 ] || say "another recipe was taken"
+grep -q 'train.beta2' "$work/stopped.log" || say "the difference was not named"
+exit $failed
