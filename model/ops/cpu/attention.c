@@ -6,6 +6,7 @@
 
 #include "base/die.h"
 #include "model/ops/cpu/onednn.h"
+#include "model/ops/cpu/rows.h"
 
 // FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2, as products of fixed tiles. A unit of
 // work is one head of one segment (in the forward pass, of a range of its queries): one thread
@@ -51,9 +52,10 @@ static Tools tools_get(int64_t D) {
         const int64_t rows = class_rows[i];
         for (int j = 0; j < CLASSES; j++) {
             const int64_t other = class_rows[j];
-            t.scores[i][j] = tile_get((TileShape){rows, other, t.depth, false, false});
-            t.values[i][j] = tile_get((TileShape){rows, D, other, true, false});
-            t.values_across[i][j] = tile_get((TileShape){rows, D, other, true, true});
+            t.scores[i][j] = tile_get((TileShape){.M = rows, .N = other, .K = t.depth});
+            t.values[i][j] = tile_get((TileShape){.M = rows, .N = D, .K = other, .add = true});
+            t.values_across[i][j] = tile_get(
+                (TileShape){.M = rows, .N = D, .K = other, .add = true, .a_transposed = true});
         }
         t.across[i] = pack_get(PACK_RIGHT_TRANSPOSED, rows, t.depth, t.depth);
         t.along[i] = pack_get(PACK_RIGHT, rows, D, t.depth);
@@ -91,25 +93,6 @@ static void rows_copy(real *to, const Tools *tools, const Block *b, const real *
     memset(to + b->rows * depth, 0, (size_t)((b->full - b->rows) * depth) * sizeof(real));
 }
 
-// 2^x for x <= 0 (below -126: about 1e-38); relative error 2e-7. The degree-5 polynomial of 2^r on
-// [-1/2, 1/2]; adding 1.5 * 2^23 rounds to a whole number that stands in the low bits.
-static inline float exp2_fast(float x) {
-    typedef union {
-        float value;
-        uint32_t bits;
-    } Bits;
-    const float clamped = x < -126.0f ? -126.0f : x;
-    const Bits z = {.value = clamped + 12582912.0f};
-    const float r = clamped - (z.value - 12582912.0f);
-    Bits y;
-    y.value =
-        1.0f +
-        r * (0.693147182f +
-             r * (0.240226462f + r * (0.0555035711f + r * (0.00961834751f + r * 0.00133908174f))));
-    y.bits += z.bits << 23;
-    return y.value;
-}
-
 typedef struct {
     real *keys, *values, *query, *weights;  // Packed; packed; [BLOCK, depth]; [BLOCK, BLOCK]
     float *scores, *sum;                    // [BLOCK, BLOCK]; [BLOCK, D]
@@ -137,23 +120,16 @@ static Forward forward_space(Space *space, const Tools *t, int64_t keys) {
 static void softmax_block(Forward *f, const Block *q, const Block *k, int64_t D, float c) {
     for (int64_t r = 0; r < q->rows; r++) {
         const float *s = f->scores + r * k->full;
-        real *w = f->weights + r * k->full;
-        float largest = s[0];
-#pragma omp simd reduction(max : largest)
-        for (int64_t j = 0; j < k->rows; j++) largest = s[j] > largest ? s[j] : largest;
-        const float old = f->top[r], top = largest * c > old ? largest * c : old;
-        float total = 0;
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < k->rows; j++) {
-            const float e = exp2_fast(s[j] * c - top);
-            total += e;
-            w[j] = to_real(e);
+        const float old = f->top[r], here = row_max(s, k->rows) * c, top = here > old ? here : old;
+        const float total = row_exp2(f->weights + r * k->full, s, c, top, k->rows, k->full);
+        if (top == old) {
+            f->total[r] += total;
+            continue;
         }
-        for (int64_t j = k->rows; j < k->full; j++) w[j] = 0;
-        const float shrink = exp2_fast(old - top);
-        f->total[r] = f->total[r] * shrink + total;
         f->top[r] = top;
-        if (shrink == 1.0f) continue;
+        const float shrink = exp2f(old - top);
+        f->total[r] = f->total[r] * shrink + total;
+        if (k->first == 0) continue;  // The sum is zero.
         float *sum = f->sum + r * D;
 #pragma omp simd
         for (int64_t d = 0; d < D; d++) sum[d] *= shrink;
@@ -188,10 +164,11 @@ static void forward_query_block(const ForwardUnit *u, const Tools *t, Forward *f
                  f->values + j * t->along_size);
     }
     for (int64_t r = 0; r < q->rows; r++) {
-        const float inverse = 1.0f / f->total[r], *sum = f->sum + r * D;
-        real *out = u->out + (q->first + r) * u->ldo;
+        const float inverse = 1.0f / f->total[r];
+        float *sum = f->sum + r * D;
 #pragma omp simd
-        for (int64_t d = 0; d < D; d++) out[d] = to_real(sum[d] * inverse);
+        for (int64_t d = 0; d < D; d++) sum[d] *= inverse;
+        row_store(u->out + (q->first + r) * u->ldo, sum, NULL, false, D);
         u->lse[q->first + r] = (f->top[r] + log2f(f->total[r])) / log2_e;
     }
 }
@@ -342,14 +319,9 @@ static void backward_pointwise(Backward *b, const Block *k, const Block *q, int6
     const float *lse = b->lse + i * BLOCK, *delta = b->delta + i * BLOCK;
     const float c = scale * log2_e;
     for (int64_t r = 0; r < k->rows; r++) {
-        const float *s = b->scores + r * q->full, *dp = b->dweights + r * q->full;
-        real *p = b->weights + r * q->full, *ds = b->dscores + r * q->full;
-#pragma omp simd
-        for (int64_t j = 0; j < q->full; j++) {
-            const float e = exp2_fast(s[j] * c - lse[j]);
-            p[j] = to_real(e);
-            ds[j] = to_real(e * (dp[j] - delta[j]) * scale);
-        }
+        const int64_t at = r * q->full;
+        row_gradient(b->weights + at, b->dscores + at, b->scores + at, b->dweights + at, lse, delta,
+                     c, scale, q->full);
     }
     const size_t rest = (size_t)((k->full - k->rows) * q->full) * sizeof(real);
     memset(b->weights + k->rows * q->full, 0, rest);
@@ -358,8 +330,7 @@ static void backward_pointwise(Backward *b, const Block *k, const Block *q, int6
 
 static void rows_write(real *to, int64_t ld, const Block *b, const float *from, int64_t D) {
     for (int64_t r = 0; r < b->rows; r++) {
-#pragma omp simd
-        for (int64_t d = 0; d < D; d++) to[(b->first + r) * ld + d] = to_real(from[r * D + d]);
+        row_store(to + (b->first + r) * ld, from + r * D, NULL, false, D);
     }
 }
 

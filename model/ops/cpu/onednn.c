@@ -229,25 +229,28 @@ const Tile *tile_get(TileShape shape) {
     for (int i = 0; i < library.tiles; i++) {
         const TileShape *s = &library.tile[i].shape;
         if (s->M == shape.M && s->N == shape.N && s->K == shape.K && s->add == shape.add &&
-            s->a_transposed == shape.a_transposed) {
+            s->a_transposed == shape.a_transposed && s->b_plain == shape.b_plain) {
             return &library.tile[i];
         }
     }
-    const Layout *layout = layout_get(shape.K, shape.N);
+    library_start();
+    Desc right = shape.b_plain ? desc_strides(REAL_DNNL, shape.K, shape.N, shape.N, 1)
+                               : layout_get(shape.K, shape.N)->desc;
     CHECK(library.tiles < TILES_MAX, "more than %d shapes of tiles", TILES_MAX);
     Tile *tile = &library.tile[library.tiles++];
     tile->shape = shape;
-    dnnl_primitive_desc_t describe = product_describe(&shape, &layout->desc);
+    dnnl_primitive_desc_t describe = product_describe(&shape, &right);
     op_create(&tile->op, describe);
     argument_add(&tile->op, DNNL_ARG_SRC,
                  dnnl_primitive_desc_query_md(describe, dnnl_query_src_md, 0));
-    argument_add(&tile->op, DNNL_ARG_WEIGHTS, REF(layout->desc));
+    argument_add(&tile->op, DNNL_ARG_WEIGHTS, REF(right));
     argument_add(&tile->op, DNNL_ARG_DST,
                  dnnl_primitive_desc_query_md(describe, dnnl_query_dst_md, 0));
     DescRef scratch = dnnl_primitive_desc_query_md(describe, dnnl_query_scratchpad_md, 0);
     argument_add(&tile->op, DNNL_ARG_SCRATCHPAD, scratch);
     scratch_grow((int64_t)dnnl_memory_desc_get_size(scratch));
     DNNL_CHECK(dnnl_primitive_desc_destroy(describe));
+    if (shape.b_plain) desc_free(&right);
     return tile;
 }
 
@@ -270,8 +273,7 @@ const Pack *pack_get(PackKind kind, int64_t rows, int64_t columns, int64_t ld) {
         out = layout_get(rows, columns)->desc;
     } else {
         in = desc_strides(REAL_DNNL, columns, rows, 1, ld);
-        out = kind == PACK_TRANSPOSE ? desc_strides(REAL_DNNL, columns, rows, rows, 1)
-                                     : layout_get(columns, rows)->desc;
+        out = layout_get(columns, rows)->desc;
     }
     dnnl_primitive_attr_t attr;
     DNNL_CHECK(dnnl_primitive_attr_create(&attr));
@@ -288,7 +290,6 @@ const Pack *pack_get(PackKind kind, int64_t rows, int64_t columns, int64_t ld) {
     DNNL_CHECK(dnnl_primitive_attr_destroy(attr));
     DNNL_CHECK(dnnl_primitive_desc_destroy(describe));
     desc_free(&in);
-    if (kind == PACK_TRANSPOSE) desc_free(&out);
     return pack;
 }
 

@@ -12,10 +12,10 @@
 #include "base/real.h"
 
 // c = a b, or c += a b where `add`. c [M, N] float, dense; a [M, K] real, dense, or stored as its
-// transpose [K, M] where `a_transposed`; b packed from [K, N].
+// transpose [K, M] where `a_transposed`; b packed from [K, N], or as it is, dense, where `b_plain`.
 typedef struct {
     int64_t M, N, K;
-    bool add, a_transposed;
+    bool add, a_transposed, b_plain;
 } TileShape;
 typedef struct Tile Tile;
 
@@ -28,7 +28,6 @@ void tile_run(const Tile *tile, int thread, float *c, const real *a, const real 
 typedef enum {
     PACK_RIGHT,             // As right factor [K, N] = [rows, columns].
     PACK_RIGHT_TRANSPOSED,  // As right factor [K, N] = [columns, rows].
-    PACK_TRANSPOSE,         // Dense [columns, rows]: a left factor.
 } PackKind;
 typedef struct Pack Pack;
 

@@ -6,6 +6,7 @@
 #include "base/device.h"
 #include "base/die.h"
 #include "model/ops/cpu/onednn.h"
+#include "model/ops/cpu/rows.h"
 
 // A product is cut into tiles of fixed shapes: blocks of ROWS tokens (the last one is a smaller
 // class, filled up with zeros) x `width` outputs, summed over chunks of `depth`. The right factor
@@ -76,7 +77,11 @@ static int64_t grid_own(const Grid *g) {
 // to [rows_full, columns_full] = from [rows, columns] and zeros.
 static void block_copy(real *to, int64_t rows_full, int64_t columns_full, const real *from,
                        int64_t ld, int64_t rows, int64_t columns) {
+    enum { AHEAD = 8, LINE = 64 / sizeof(real) };  // Strided rows are not fetched ahead otherwise.
     for (int64_t r = 0; r < rows; r++) {
+        for (int64_t c = 0; r + AHEAD < rows && c < columns; c += LINE) {
+            __builtin_prefetch(from + (r + AHEAD) * ld + c);
+        }
         memcpy(to + r * columns_full, from + r * ld, (size_t)columns * sizeof(real));
         if (columns < columns_full) {
             memset(to + r * columns_full + columns, 0,
@@ -149,18 +154,7 @@ static void rows_store(const Rows *r, const float *c, int64_t ldc, int64_t t, in
             for (int64_t j = 0; j < columns; j++) out[j] += c[j];
             continue;
         }
-        real *out = r->out + (t + i) * r->ldo + n;
-        if (r->add) {
-#pragma omp simd
-            for (int64_t j = 0; j < columns; j++) out[j] = to_real(to_float(out[j]) + c[j]);
-        } else if (r->bias) {
-            const real *bias = r->bias + n;
-#pragma omp simd
-            for (int64_t j = 0; j < columns; j++) out[j] = to_real(c[j] + to_float(bias[j]));
-        } else {
-#pragma omp simd
-            for (int64_t j = 0; j < columns; j++) out[j] = to_real(c[j]);
-        }
+        row_store(r->out + (t + i) * r->ldo + n, c, r->bias ? r->bias + n : NULL, r->add, columns);
     }
 }
 
@@ -253,128 +247,84 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
                          .K = N});
 }
 
-// dw [N, K] += dout^T x. Tiles of `height` x `width`, summed over chunks of TOKENS tokens.
+// dw [N, K] += dout^T x: blocks of `height` whole rows of dw, summed in place over chunks of TOKENS
+// tokens. (Packing both factors and keeping the sums of 384 x 384 tiles was slower by a quarter:
+// what is packed leaves the cache before it is used.)
 typedef struct {
     float *dw, *db;
     const real *dout, *x;
-    int64_t lddo, ldx, N, K;
-    int64_t height, width, tall, wide;  // Tiles along N and K.
-    int64_t left_size, right_size;      // Elements of a packed chunk.
-    real *left, *right;                 // [chunks, tall or wide, size]
-    float *sums;                        // [chunks, N] of dout
+    int64_t lddo, ldx, N, K, height;
 } Weight;
 
-static void weight_shape(Weight *s) {
-    s->height = tile_width(s->N, WIDTH_MAX);
-    s->width = tile_width(s->K, WIDTH_MAX);
-    // Small matrices: smaller tiles, so that there are several for the threads.
-    while (div_up(s->N, s->height) * div_up(s->K, s->width) < 8 &&
-           max_i64(s->height, s->width) > 64) {
-        if (s->height >= s->width) {
-            s->height = tile_width(s->N, round_up(s->height / 2, 64));
-        } else {
-            s->width = tile_width(s->K, round_up(s->width / 2, 64));
-        }
-    }
-    s->tall = div_up(s->N, s->height);
-    s->wide = div_up(s->K, s->width);
-    s->left_size = s->height * TOKENS;
-    s->right_size = packed_size(TOKENS, s->width);
+static Weight weight_shape(int64_t N, int64_t K) {
+    Weight s = {.N = N, .K = K, .height = tile_width(N, N <= 512 ? 128 : 256)};
+    return s;
 }
 
-static int64_t weight_shared(const Weight *s, int64_t T) {
-    const int64_t chunks = div_up(min_i64(T, TOKENS_AT_ONCE), TOKENS);
-    return chunks * (s->tall * s->left_size + s->wide * s->right_size +
-                     round_up(s->N, 64) * (int64_t)(sizeof(float) / sizeof(real)));
-}
-static int64_t weight_stage(const Weight *s) {
-    return TOKENS * round_up(max_i64(s->height, s->width), 64);
+// x: the chunks of a call that are not dense or not whole; a thread's copy of its columns of dout.
+static int64_t weight_shared(int64_t T, int64_t K) {
+    return round_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * K;
 }
 static int64_t weight_own(const Weight *s) {
-    return weight_stage(s) * (int64_t)sizeof(real) + s->height * s->width * (int64_t)sizeof(float);
+    return TOKENS * s->height * (int64_t)sizeof(real);
 }
 
+// For a chunk of this many tokens: [0] of blocks, [1] of the last block, which may be lower.
 typedef struct {
-    Packer left, right;
+    int64_t tokens;
     const Tile *tile[2];
 } WeightTools;
 
 static WeightTools weight_tools(const Weight *s, int64_t tokens) {
-    WeightTools tools = {packer_make(PACK_TRANSPOSE, tokens, s->height, s->N),
-                         packer_make(PACK_RIGHT, tokens, s->width, s->K),
-                         {NULL, NULL}};
-    for (int add = 0; add < 2; add++) {
-        tools.tile[add] = tile_get((TileShape){s->height, s->width, tokens, add, false});
+    WeightTools tools = {.tokens = tokens};
+    const int64_t last = s->N - (div_up(s->N, s->height) - 1) * s->height;
+    for (int i = 0; i < 2; i++) {
+        tools.tile[i] = tile_get(
+            (TileShape){i == 0 ? min_i64(s->height, s->N) : last, s->K, tokens, true, true, true});
     }
     return tools;
 }
 
-// Packs block i of a chunk: the left ones (with the sums of dout's columns), then the right ones.
-static void weight_pack(const Weight *s, const WeightTools *tools, real *stage, int64_t chunk,
-                        int64_t i, int64_t t, int64_t tokens) {
-    const int thread = omp_get_thread_num();
-    if (i >= s->tall) {
-        const int64_t j = i - s->tall, k = j * s->width;
-        packer_run(&tools->right, thread, s->right + (chunk * s->wide + j) * s->right_size, stage,
-                   s->x + t * s->ldx + k, s->ldx, tokens, min_i64(s->width, s->K - k));
-        return;
-    }
-    const int64_t n = i * s->height, rows = min_i64(s->height, s->N - n);
+static void weight_block(const Weight *s, const WeightTools *tools, bool last, const real *x,
+                         real *stage, int64_t n, int64_t t, int64_t tokens) {
+    const int64_t rows = min_i64(s->height, s->N - n);
     const real *dout = s->dout + t * s->lddo + n;
-    packer_run(&tools->left, thread, s->left + (chunk * s->tall + i) * s->left_size, stage, dout,
-               s->lddo, tokens, rows);
+    if (s->lddo != rows || tokens < tools->tokens) {
+        block_copy(stage, tools->tokens, rows, dout, s->lddo, tokens, rows);
+        dout = stage;
+    }
+    tile_run(tools->tile[last], omp_get_thread_num(), s->dw + n * s->K, dout, x);
     if (s->db == NULL) return;
-    float *sum = s->sums + chunk * s->N + n;
-    memset(sum, 0, (size_t)rows * sizeof(float));
+    float *db = s->db + n;
     for (int64_t u = 0; u < tokens; u++) {
 #pragma omp simd
-        for (int64_t j = 0; j < rows; j++) sum[j] += to_float(dout[u * s->lddo + j]);
-    }
-}
-
-static void weight_tile(const Weight *s, const WeightTools *full, const WeightTools *tail, float *c,
-                        int64_t chunks, int64_t i) {
-    const int64_t n = i / s->wide, k = i % s->wide;
-    for (int64_t h = 0; h < chunks; h++) {
-        const WeightTools *tools = h == chunks - 1 ? tail : full;
-        tile_run(tools->tile[h > 0], omp_get_thread_num(), c,
-                 s->left + (h * s->tall + n) * s->left_size,
-                 s->right + (h * s->wide + k) * s->right_size);
-    }
-    const int64_t rows = min_i64(s->height, s->N - n * s->height);
-    const int64_t columns = min_i64(s->width, s->K - k * s->width);
-    for (int64_t r = 0; r < rows; r++) {
-        float *dw = s->dw + (n * s->height + r) * s->K + k * s->width;
-        const float *from = c + r * s->width;
-#pragma omp simd
-        for (int64_t j = 0; j < columns; j++) dw[j] += from[j];
+        for (int64_t j = 0; j < rows; j++) db[j] += to_float(dout[u * rows + j]);
     }
 }
 
 // At most TOKENS_AT_ONCE tokens from t on.
 static void weight_product(const Weight *s, int64_t t, int64_t T) {
     const int64_t chunks = div_up(T, TOKENS), last = T - (chunks - 1) * TOKENS;
+    const int64_t blocks = div_up(s->N, s->height);
     const WeightTools full = weight_tools(s, TOKENS);
     const WeightTools tail = weight_tools(s, token_class[class_of(token_class, last)]);
+    const int64_t copied = s->ldx != s->K ? 0 : last < tail.tokens ? chunks - 1 : chunks;
 #pragma omp parallel num_threads(team())
     {
         real *stage = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size);
-        float *c = (float *)(void *)(stage + weight_stage(s));
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < chunks * (s->tall + s->wide); i++) {
-            const int64_t h = i / (s->tall + s->wide);
-            const bool is_last = h == chunks - 1;
-            weight_pack(s, is_last ? &tail : &full, stage, h, i % (s->tall + s->wide),
-                        t + h * TOKENS, is_last ? last : TOKENS);
+#pragma omp for schedule(static)
+        for (int64_t u = copied * TOKENS; u < (chunks - 1) * TOKENS + tail.tokens; u++) {
+            block_copy(scratch.shared + u * s->K, 1, s->K, s->x + (t + u) * s->ldx, s->ldx, u < T,
+                       s->K);
         }
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < s->tall * s->wide; i++) weight_tile(s, &full, &tail, c, chunks, i);
-        if (s->db != NULL) {
-#pragma omp for schedule(static)
-            for (int64_t n = 0; n < s->N; n++) {
-                float sum = 0;
-                for (int64_t h = 0; h < chunks; h++) sum += s->sums[h * s->N + n];
-                s->db[n] += sum;
+        for (int64_t i = 0; i < blocks; i++) {
+            for (int64_t h = 0; h < chunks; h++) {
+                const int64_t first = h * TOKENS;
+                const real *x =
+                    h < copied ? s->x + (t + first) * s->ldx : scratch.shared + first * s->K;
+                weight_block(s, h < chunks - 1 ? &full : &tail, i == blocks - 1, x, stage,
+                             i * s->height, t + first, min_i64(TOKENS, T - first));
             }
         }
     }
@@ -383,15 +333,16 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
 void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream) {
     (void)stream;
-    Weight s = {.dw = dw, .db = db, .dout = dout, .x = x, .lddo = lddo, .ldx = ldx, .N = N, .K = K};
-    weight_shape(&s);
-    CHECK(weight_shared(&s, T) <= scratch.shared_size && weight_own(&s) <= scratch.own_size,
+    Weight s = weight_shape(N, K);
+    s.dw = dw;
+    s.db = db;
+    s.dout = dout;
+    s.x = x;
+    s.lddo = lddo;
+    s.ldx = ldx;
+    CHECK(weight_shared(T, K) <= scratch.shared_size && weight_own(&s) <= scratch.own_size,
           "weight gradient %lld x %lld of %lld tokens was not prepared", (long long)N, (long long)K,
           (long long)T);
-    const int64_t chunks = div_up(min_i64(T, TOKENS_AT_ONCE), TOKENS);
-    s.left = scratch.shared;
-    s.right = s.left + chunks * s.tall * s.left_size;
-    s.sums = (float *)(void *)(s.right + chunks * s.wide * s.right_size);
     for (int64_t t = 0; t < T; t += TOKENS_AT_ONCE) {
         weight_product(&s, t, min_i64(T - t, TOKENS_AT_ONCE));
     }
@@ -438,10 +389,9 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
         shared = max_i64(shared, g.columns * g.layers * g.size);
         own = max_i64(own, grid_own(&g));
     }
-    Weight s = {.N = N, .K = K};
-    weight_shape(&s);
+    const Weight s = weight_shape(N, K);
     for (int i = 0; i < CLASSES; i++) weight_tools(&s, token_class[i]);
-    shared = max_i64(shared, weight_shared(&s, T_max));
+    shared = max_i64(shared, weight_shared(T_max, K));
     own = round_up(max_i64(own, weight_own(&s)), 256);
     void *memory = scratch.shared;
     grow(&memory, &scratch.shared_size, shared, (int64_t)sizeof(real));
