@@ -1,118 +1,12 @@
-// What the tests of ops share: golden tensors in either precision, finite differences, and runs
-// with several numbers of threads.
+// What the tests of ops share: random inputs, finite differences, segments.
 #ifndef TESTS_OP_CHECK_H
 #define TESTS_OP_CHECK_H
 
 #include <math.h>
 #include <omp.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#include "base/die.h"
 #include "base/rng.h"
-#include "base/safetensors.h"
-#include "tests/check.h"
-
-// One case of a golden file: tensors are called CASE.NAME.
-typedef struct {
-    Safetensors file;
-    const char *name;
-} Golden;
-
-static inline Golden golden_open(const char *path, const char *name) {
-    Golden golden = {.name = name};
-    Error error;
-    CHECK(safetensors_open(&golden.file, path, &error), "%s", error.text);
-    return golden;
-}
-
-static inline const TensorInfo *golden_find(const Golden *g, const char *tensor) {
-    char name[TENSOR_NAME_MAX];
-    snprintf(name, sizeof(name), "%s.%s", g->name, tensor);
-    return safetensors_find(&g->file, name);
-}
-
-// Its size along `dim`.
-static inline int64_t golden_size(const Golden *g, const char *tensor, int dim) {
-    const TensorInfo *info = golden_find(g, tensor);
-    CHECK(info != NULL && dim < info->dims, "%s: no %s.%s", g->file.path, g->name, tensor);
-    return info->shape[dim];
-}
-
-// All elements, malloc'd; NULL where the case has no such tensor.
-static inline float *golden_floats(const Golden *g, const char *tensor) {
-    const TensorInfo *info = golden_find(g, tensor);
-    if (info == NULL) return NULL;
-    Error error;
-    float *values = safetensors_load(&g->file, info->name, NULL, &error);
-    CHECK(values != NULL, "%s", error.text);
-    return values;
-}
-
-static inline int32_t *golden_integers(const Golden *g, const char *tensor) {
-    const TensorInfo *info = golden_find(g, tensor);
-    if (info == NULL) return NULL;
-    Error error;
-    int32_t *values = malloc((size_t)info->count * sizeof(int32_t));
-    CHECK(values != NULL && info->dtype == DTYPE_I32, "%s", info->name);
-    CHECK(safetensors_read(&g->file, info, 0, info->count, values, &error), "%s", error.text);
-    return values;
-}
-
-// n zeroed reals (never NULL).
-static inline real *reals_new(int64_t n) {
-    real *values = calloc((size_t)max_i64(n, 1), sizeof(real));
-    CHECK(values != NULL, "no memory for %lld reals", (long long)n);
-    return values;
-}
-
-static inline float *floats_new(int64_t n) {
-    float *values = calloc((size_t)max_i64(n, 1), sizeof(float));
-    CHECK(values != NULL, "no memory for %lld floats", (long long)n);
-    return values;
-}
-
-static inline real *reals_of(const float *values, int64_t n) {
-    real *result = reals_new(n);
-    for (int64_t i = 0; i < n; i++) result[i] = to_real(values[i]);
-    return result;
-}
-
-static inline real *golden_reals(const Golden *g, const char *tensor) {
-    const TensorInfo *info = golden_find(g, tensor);
-    if (info == NULL) return NULL;
-    float *values = golden_floats(g, tensor);
-    real *result = reals_of(values, info->count);
-    free(values);
-    return result;
-}
-
-// Fails unless `got` is the golden tensor: within 1e-5 of its largest element or, where bf16
-// stores it, within twice the error that PyTorch makes in bf16.
-static inline void golden_check_reals(const Golden *g, const char *tensor, const real *got) {
-    const TensorInfo *info = golden_find(g, tensor);
-    float *want = golden_floats(g, tensor);
-    char name[TENSOR_NAME_MAX];
-    double tolerance = 1e-5;
-    if (REAL_TYPE == TYPE_BF16) {
-        const Golden whole = {.file = g->file, .name = tensor};
-        float *measured = golden_floats(&whole, "bf16_error");
-        CHECK(measured != NULL, "%s: no %s.bf16_error", g->file.path, tensor);
-        tolerance = 2.0 * (double)measured[0];
-        free(measured);
-    }
-    snprintf(name, sizeof(name), "%s.%s", g->name, tensor);
-    check_close_real(name, got, want, info->count, tolerance);
-    free(want);
-}
-
-// The same for what is float in both builds.
-static inline void golden_check_floats(const Golden *g, const char *tensor, const float *got) {
-    const TensorInfo *info = golden_find(g, tensor);
-    float *want = golden_floats(g, tensor);
-    check_close(info->name, got, want, info->count, 1e-5);
-    free(want);
-}
+#include "tests/golden_file.h"
 
 // Standard normal numbers times `deviation` plus `mean`; another `stream`, other numbers.
 static inline real *reals_random(int64_t n, uint64_t stream, float mean, float deviation) {
@@ -122,12 +16,6 @@ static inline real *reals_random(int64_t n, uint64_t stream, float mean, float d
     real *result = reals_of(values, n);
     free(values);
     return result;
-}
-
-static inline float *floats_random(int64_t n, uint64_t stream) {
-    float *values = floats_new(n);
-    rng_normal(values, n, 1, RNG_TEST, stream, 0);
-    return values;
 }
 
 // Fails unless gradient[i] is the slope of loss(context) in input[i], for all n. Only in fp32,

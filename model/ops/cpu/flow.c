@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/parts.h"
 
 // The element of the latent that token (f, h, w) holds first, as its patch row's (c, i, j, 0).
 static int64_t patch_run(LatentShape shape, PatchSize patch, int64_t token, int64_t c, int64_t i,

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/die.h"
-#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/parts.h"
 
 // One row after the other: a row is read from memory once, the passes over it find it in the first
 // cache. bf16 moves 4 bytes per element forward, 6 backward (8 with add_dx).

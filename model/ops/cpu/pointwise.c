@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/die.h"
-#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/parts.h"
 #include "model/ops/cpu/smooth.h"
 
 // gelu(x) = x logistic(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =

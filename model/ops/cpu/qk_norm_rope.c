@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/die.h"
-#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/parts.h"
 #include "model/ops/norm.h"
 
 // A row is read from memory once and held as floats on the stack while it is normalised and turned.
