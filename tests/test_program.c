@@ -119,16 +119,36 @@ static void test_memory_is_as_planned(void **state) {
     check_that(kept_before == 0, "block keeps %lld bytes", (long long)kept_before);
 }
 
+// Tensor by tensor, so that small gradients count as much as large ones.
+static void check_rows(const float *got, const float *want, double tolerance) {
+    Mesh mesh;
+    Model *model = case_room(sizeof(*model));
+    mesh_shape(&mesh, &(MeshConfig){1, 1}, 0, 1);
+    model_record(model, &config, &mesh);
+    const ParamTable *table = &model->params;
+    int64_t start = 0;
+    for (int unit = 0; unit < table->units; unit++) {
+        for (int r = param_unit_first(table, unit); r < param_unit_first(table, unit + 1); r++) {
+            const Param *row = &table->rows[r];
+            const int64_t at = start + row->offset;
+            check_close(row->name, got + at, want + at, row->count, tolerance);
+        }
+        start += table->unit_elements[unit];
+    }
+    model_free(model);
+    free(model);
+}
+
 static void test_split_pack_agrees(void **state) {
     (void)state;
-    const double tolerance = REAL_TYPE == TYPE_F32 ? 1e-5 : 2e-2;
+    const double tolerance = REAL_TYPE == TYPE_F32 ? 1e-5 : 1e-2;
     Result whole = run_once(alone, (MeshConfig){1, 1}, RECOMPUTE_NONE);
     Result part = run_once(world, split(), RECOMPUTE_NONE);
     const int64_t E = model_token_elements(&config), P = whole.outputs / E;
     const int64_t first = ulysses_token_cut(P, comm_rank(world), comm_size(world));
     float *want = floats_of(whole.out + first * E, part.outputs);
     check_close_real("output", part.out, want, part.outputs, tolerance);
-    check_close("gradients", part.gradients, whole.gradients, whole.count, tolerance);
+    check_rows(part.gradients, whole.gradients, tolerance);
     free(want);
     result_free(&whole);
     result_free(&part);
@@ -174,7 +194,7 @@ static void test_gradients_are_slopes(void **state) {
                 got[k] = unit_gradient[row->offset + at[k]];
                 want[k] = (float)slope(c, master + row->offset + at[k]);
             }
-            check_close(row->name, got, want, 3, 1e-2);
+            check_close(row->name, got, want, 3, 5e-3);
         }
         unit_gradient += table->unit_elements[unit];
     }
@@ -325,7 +345,7 @@ static void check_traffic(MeshConfig layout, int packs, Recompute recompute) {
     const Traffic t = traffic_of_step(&c->model, &sharding, packs, (double)(c->bind.P * packs));
     const double want = t.gathers + t.leaves + t.replicas + t.attention;
     // Heads, tokens and slices that do not divide are not spread evenly.
-    check_that(fabs(got - want) <= 0.02 * want,
+    check_that(fabs(got - want) <= 0.01 * want,
                "shard %d, sequence %d, %d packs: sent %.0f, said %.0f", layout.shard,
                layout.sequence, packs, got, want);
     case_close(c);
