@@ -1,6 +1,7 @@
 #include "train/run.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -247,6 +248,7 @@ static int train(Trainer *t, const StartOptions *options) {
 }
 
 int train_command(int argc, char **argv) {
+    mallopt(M_MMAP_THRESHOLD, 1 << 18);  // What a save took for a while goes back to the system.
     Comm *world = comm_start(&argc, &argv);
     const bool speaks = comm_rank(world) == 0;
     Arguments *arguments = calloc(1, sizeof(*arguments));
