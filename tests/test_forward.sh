@@ -1,0 +1,116 @@
+#!/bin/sh
+# kintoun forward: what the PyTorch twin gives, gradients included, for odd sizes and on several
+# ranks; no text is one token of zeros; everything that can be wrong is named, with exit 78 or 1.
+# ranks: 1 3
+. launch/local.sh
+kintoun=build/cpu-fp32/kintoun
+golden=tests/golden/goku_tiny
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failed=0
+
+# byte N: one byte.
+byte() {
+    printf "\\$(printf %03o "$1")"
+}
+
+# tensors FILE NAME SHAPE COUNT...: a safetensors file of floats, all bits zero.
+tensors() {
+    file=$1 header='' offset=0
+    shift
+    while [ $# -gt 0 ]; do
+        end=$((offset + 4 * $3))
+        header="$header${header:+,}\"$1\":{\"dtype\":\"F32\",\"shape\":[$2],"
+        header="$header\"data_offsets\":[$offset,$end]}"
+        offset=$end
+        shift 3
+    done
+    header="{$header}"
+    length=${#header}
+    {
+        byte $((length % 256)) && byte $((length / 256))
+        printf '\000\000\000\000\000\000%s' "$header"
+        head -c "$offset" /dev/zero
+    } >"$file"
+}
+
+# refused STATUS TEXT ARGUMENT...: forward ends with this status and says TEXT.
+refused() {
+    want=$1 part=$2
+    shift 2
+    text=$($kintoun forward "$@" 2>&1)
+    status=$?
+    case $text in *"$part"*) [ $status -eq "$want" ] && return ;; esac
+    echo "forward $*: status $status, want $want and '$part'; got: $text"
+    failed=1
+}
+
+# inputs STATUS TEXT NAME SHAPE COUNT...: the same for inputs of these tensors.
+inputs() {
+    want=$1 part=$2
+    shift 2
+    tensors "$folder/in" "$@"
+    refused "$want" "$part" $golden --inputs "$folder/in" --outputs "$folder/out" --gradients
+}
+
+# ---- right
+forward="$kintoun forward $golden --inputs $golden/inputs.safetensors"
+$forward --outputs "$folder/one" --gradients && build/cpu-fp32/tests/test_goku "$folder/one" \
+    >"$folder/log" 2>&1 || { cat "$folder/log" && failed=1; }
+mpirun -np 3 $forward --outputs "$folder/three" --gradients || failed=1
+cmp "$folder/one" "$folder/three" || failed=1
+$forward --outputs "$folder/outputs" || failed=1
+if grep -q 'grad\.\|loss' "$folder/outputs" || ! grep -q '3\.output' "$folder/outputs"; then
+    echo "without --gradients: not the outputs alone"
+    failed=1
+fi
+$kintoun forward --help | grep -q 'N.latent' || failed=1
+
+latent="0.latent 4,1,2,2 16" time="0.time 1 1" target="0.target 4,1,2,2 16"
+for text in '' '0.text 0,24 0' '0.text 1,24 24'; do
+    tensors "$folder/in" $latent $time $text
+    $kintoun forward $golden --inputs "$folder/in" --outputs "$folder/out" || failed=1
+    [ -e "$folder/first" ] || cp "$folder/out" "$folder/first"
+    cmp "$folder/first" "$folder/out" || failed=1
+done
+
+# ---- wrong on the command line
+refused 78 '0 folders for MODEL'
+refused 78 'inputs is not set' $golden --outputs b
+refused 78 "unknown setting 'gradient'; did you mean 'gradients'" $golden --inputs a --gradient x
+refused 78 '--outputs needs a value' $golden --inputs a --outputs
+refused 78 'a model is a folder with config.json' "$folder" --inputs a --outputs b
+refused 78 "$folder/none" $golden --inputs "$folder/none" --outputs b
+refused 1 "$folder/none/out" $golden --inputs $golden/inputs.safetensors \
+    --outputs "$folder/none/out"
+
+# ---- wrong inputs
+inputs 78 "'0.latent' is missing; the pack has no samples" $time
+inputs 78 "'0.time' is missing" $latent $target
+inputs 78 "'0.target' is missing; --gradients" $latent $time
+inputs 78 "'0.time' has shape [2], must have [1]" $latent 0.time 2 2 $target
+inputs 78 "has shape [3, 1, 2, 2], must have [4, any, any, any]" 0.latent 3,1,2,2 12 $time $target
+inputs 78 "multiples of the model's patch, 1 x 2 x 2" 0.latent 4,1,3,2 24 $time
+inputs 78 "'0.text' has shape [2, 23], must have [any, 24]" $latent $time $target 0.text 2,23 46
+inputs 78 "'0.target' has shape [4, 1, 2, 4], must have [4, 1, 2, 2]" $latent $time \
+    0.target 4,1,2,4 32
+inputs 78 "'0.txt' is none of" $latent $time $target 0.txt 1,24 24
+inputs 78 "'2.latent' is none of" $latent $time $target 2.latent 4,1,2,2 16
+head -c 300 $golden/inputs.safetensors >"$folder/in"
+refused 78 "$folder/in" $golden --inputs "$folder/in" --outputs "$folder/out"
+
+# ---- wrong models
+mkdir "$folder/model"
+model="$folder/model --inputs $golden/inputs.safetensors --outputs $folder/out"
+cp $golden/diffusion_pytorch_model.safetensors "$folder/model"
+sed 's/Goku/Gaku/' $golden/config.json >"$folder/model/config.json"
+refused 78 "'_class_name' is 'GakuTransformer3DModel'" $model
+sed 's/"num_layers": 2/"num_layers": 3/' $golden/config.json >"$folder/model/config.json"
+refused 78 "'blocks.2.attn1.q_proj.weight' is missing" $model
+sed 's/"num_layers": 2/"num_layers": 1/' $golden/config.json >"$folder/model/config.json"
+refused 78 "'blocks.1.attn1.q_proj.weight' is not in this model" $model
+cp $golden/config.json "$folder/model"
+head -c 5000 $golden/diffusion_pytorch_model.safetensors \
+    >"$folder/model/diffusion_pytorch_model.safetensors"
+refused 1 "$folder/model/diffusion_pytorch_model.safetensors" $model
+exit $failed
