@@ -84,13 +84,8 @@ static float *space_float(Space *space, int64_t count) {
 }
 
 // to [full, depth] = rows of x and zeros.
-static void rows_copy(real *to, const Tools *tools, const Block *b, const real *x, int64_t ld) {
-    const int64_t D = tools->D, depth = tools->depth;
-    for (int64_t r = 0; r < b->rows; r++) {
-        memcpy(to + r * depth, x + (b->first + r) * ld, (size_t)D * sizeof(real));
-        for (int64_t d = D; d < depth; d++) to[r * depth + d] = 0;
-    }
-    memset(to + b->rows * depth, 0, (size_t)((b->full - b->rows) * depth) * sizeof(real));
+static void block_copy(real *to, const Tools *tools, const Block *b, const real *x, int64_t ld) {
+    rows_copy(to, b->full, tools->depth, x + b->first * ld, ld, b->rows, tools->D);
 }
 
 typedef struct {
@@ -149,7 +144,7 @@ typedef struct {
 static void forward_query_block(const ForwardUnit *u, const Tools *t, Forward *f, const Block *q) {
     const int thread = omp_get_thread_num();
     const int64_t D = t->D;
-    rows_copy(f->query, t, q, u->q, u->ldq);
+    block_copy(f->query, t, q, u->q, u->ldq);
     memset(f->sum, 0, (size_t)(q->full * D) * sizeof(float));
     for (int64_t r = 0; r < q->rows; r++) {
         f->top[r] = -1e30f;
@@ -178,9 +173,9 @@ static void forward_unit(const ForwardUnit *u, const Tools *t, Forward *f, int64
     const int thread = omp_get_thread_num();
     for (int64_t j = 0; j < div_up(u->keys, BLOCK); j++) {
         const Block k = block_of(u->keys, j);
-        rows_copy(f->stage, t, &k, u->k, u->ldk);
+        block_copy(f->stage, t, &k, u->k, u->ldk);
         pack_run(t->across[k.kind], thread, f->keys + j * t->across_size, f->stage);
-        rows_copy(f->stage, t, &k, u->v, u->ldv);
+        block_copy(f->stage, t, &k, u->v, u->ldv);
         pack_run(t->along[k.kind], thread, f->values + j * t->along_size, f->stage);
     }
     for (int64_t i = first / BLOCK; i < div_up(end, BLOCK); i++) {
@@ -285,29 +280,25 @@ static void backward_pack(const BackwardUnit *u, const Tools *t, Backward *b) {
     for (int64_t j = 0; j < div_up(u->keys, BLOCK); j++) {
         const Block k = block_of(u->keys, j);
         real *rows = b->k + j * BLOCK * t->depth;
-        rows_copy(rows, t, &k, a->k, a->ldk);
+        block_copy(rows, t, &k, a->k, a->ldk);
         pack_run(t->along[k.kind], thread, b->k_along + j * t->along_size, rows);
-        rows_copy(b->v + j * BLOCK * t->depth, t, &k, a->v, a->ldv);
+        block_copy(b->v + j * BLOCK * t->depth, t, &k, a->v, a->ldv);
     }
     for (int64_t i = 0; i < div_up(u->queries, BLOCK); i++) {
         const Block q = block_of(u->queries, i);
-        rows_copy(b->stage, t, &q, a->q, a->ldq);
+        block_copy(b->stage, t, &q, a->q, a->ldq);
         pack_run(t->across[q.kind], thread, b->q_across + i * t->across_size, b->stage);
         pack_run(t->along[q.kind], thread, b->q_along + i * t->along_size, b->stage);
-        rows_copy(b->stage, t, &q, a->dout, a->lddo);
+        block_copy(b->stage, t, &q, a->dout, a->lddo);
         pack_run(t->across[q.kind], thread, b->dout_across + i * t->across_size, b->stage);
         pack_run(t->along[q.kind], thread, b->dout_along + i * t->along_size, b->stage);
+        float *lse = b->lse + i * BLOCK, *delta = b->delta + i * BLOCK;
         for (int64_t r = 0; r < q.full; r++) {
-            float delta = 0, *lse = b->lse + i * BLOCK + r;
-            *lse = 1e30f;  // No weight for the rows that fill up.
-            if (r < q.rows) {
-                const real *dout = a->dout + (q.first + r) * a->lddo;
-                const real *out = a->out + (q.first + r) * a->ldo;
-#pragma omp simd reduction(+ : delta)
-                for (int64_t d = 0; d < t->D; d++) delta += to_float(dout[d]) * to_float(out[d]);
-                *lse = a->lse[q.first + r] * log2_e;
-            }
-            b->delta[i * BLOCK + r] = delta;
+            const real *out = a->out + (q.first + r) * a->ldo;
+            if (r + AHEAD < q.rows) row_fetch(out + AHEAD * a->ldo, t->D);
+            // The rows that fill up get no weight. The stage still holds dout.
+            lse[r] = r < q.rows ? a->lse[q.first + r] * log2_e : 1e30f;
+            delta[r] = r < q.rows ? row_dot(b->stage + r * t->depth, out, t->D) : 0.0f;
         }
         memset(b->dq + i * BLOCK * t->D, 0, (size_t)(q.full * t->D) * sizeof(float));
     }
@@ -329,8 +320,10 @@ static void backward_pointwise(Backward *b, const Block *k, const Block *q, int6
 }
 
 static void rows_write(real *to, int64_t ld, const Block *b, const float *from, int64_t D) {
+    to += b->first * ld;
     for (int64_t r = 0; r < b->rows; r++) {
-        row_store(to + (b->first + r) * ld, from + r * D, NULL, false, D);
+        if (r + AHEAD < b->rows) row_fetch(to + (r + AHEAD) * ld, D);
+        row_store(to + r * ld, from + r * D, NULL, false, D);
     }
 }
 

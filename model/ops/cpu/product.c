@@ -74,23 +74,6 @@ static int64_t grid_own(const Grid *g) {
            ROWS * g->width * (int64_t)sizeof(float);
 }
 
-// to [rows_full, columns_full] = from [rows, columns] and zeros.
-static void block_copy(real *to, int64_t rows_full, int64_t columns_full, const real *from,
-                       int64_t ld, int64_t rows, int64_t columns) {
-    enum { AHEAD = 8, LINE = 64 / sizeof(real) };  // Strided rows are not fetched ahead otherwise.
-    for (int64_t r = 0; r < rows; r++) {
-        for (int64_t c = 0; r + AHEAD < rows && c < columns; c += LINE) {
-            __builtin_prefetch(from + (r + AHEAD) * ld + c);
-        }
-        memcpy(to + r * columns_full, from + r * ld, (size_t)columns * sizeof(real));
-        if (columns < columns_full) {
-            memset(to + r * columns_full + columns, 0,
-                   (size_t)(columns_full - columns) * sizeof(real));
-        }
-    }
-    memset(to + rows * columns_full, 0, (size_t)((rows_full - rows) * columns_full) * sizeof(real));
-}
-
 // Packing a block [rows, columns] of a matrix: from where it lies if its rows are ld apart and it
 // is whole, else by way of a staging block.
 typedef struct {
@@ -110,7 +93,7 @@ static void packer_run(const Packer *p, int thread, real *out, real *stage, cons
         pack_run(p->direct, thread, out, in);
         return;
     }
-    block_copy(stage, p->rows, p->columns, in, ld, rows, columns);
+    rows_copy(stage, p->rows, p->columns, in, ld, rows, columns);
     pack_run(p->staged, thread, out, stage);
 }
 
@@ -165,8 +148,8 @@ static void rows_block(const Rows *r, const Grid *g, const Tile *const tile[2], 
     const real *a = r->x + t * r->ldx;
     if (g->layers > 1 || g->depth != r->ldx || rows < rows_full) {
         for (int64_t l = 0; l < g->layers; l++) {
-            block_copy(left + l * rows_full * g->depth, rows_full, g->depth, a + l * g->depth,
-                       r->ldx, rows, min_i64(g->depth, g->K - l * g->depth));
+            rows_copy(left + l * rows_full * g->depth, rows_full, g->depth, a + l * g->depth,
+                      r->ldx, rows, min_i64(g->depth, g->K - l * g->depth));
         }
         a = left;
     }
@@ -290,7 +273,7 @@ static void weight_block(const Weight *s, const WeightTools *tools, bool last, c
     const int64_t rows = min_i64(s->height, s->N - n);
     const real *dout = s->dout + t * s->lddo + n;
     if (s->lddo != rows || tokens < tools->tokens) {
-        block_copy(stage, tools->tokens, rows, dout, s->lddo, tokens, rows);
+        rows_copy(stage, tools->tokens, rows, dout, s->lddo, tokens, rows);
         dout = stage;
     }
     tile_run(tools->tile[last], omp_get_thread_num(), s->dw + n * s->K, dout, x);
@@ -314,8 +297,8 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
         real *stage = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size);
 #pragma omp for schedule(static)
         for (int64_t u = copied * TOKENS; u < (chunks - 1) * TOKENS + tail.tokens; u++) {
-            block_copy(scratch.shared + u * s->K, 1, s->K, s->x + (t + u) * s->ldx, s->ldx, u < T,
-                       s->K);
+            rows_copy(scratch.shared + u * s->K, 1, s->K, s->x + (t + u) * s->ldx, s->ldx, u < T,
+                      s->K);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < blocks; i++) {

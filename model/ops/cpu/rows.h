@@ -6,8 +6,30 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/real.h"
+
+// Rows that lie far apart are asked for this many rows before they are needed: the processor does
+// not foresee them.
+enum { AHEAD = 8 };
+static inline void row_fetch(const real *row, int64_t columns) {
+    const int64_t line = 64 / (int64_t)sizeof(real);
+    for (int64_t c = 0; c < columns; c += line) __builtin_prefetch(row + c);
+}
+
+// to [rows_full, columns_full], dense = from [rows, columns], rows ld apart, and zeros.
+static inline void rows_copy(real *to, int64_t rows_full, int64_t columns_full, const real *from,
+                             int64_t ld, int64_t rows, int64_t columns) {
+    const size_t bytes = (size_t)columns * sizeof(real);
+    const size_t rest = (size_t)(columns_full - columns) * sizeof(real);
+    for (int64_t r = 0; r < rows; r++, to += columns_full) {
+        if (r + AHEAD < rows) row_fetch(from + (r + AHEAD) * ld, columns);
+        memcpy(to, from + r * ld, bytes);
+        if (rest) memset(to + columns, 0, rest);
+    }
+    memset(to, 0, (size_t)((rows_full - rows) * columns_full) * sizeof(real));
+}
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
     (defined(__AVX512BF16__) || !defined(REAL_BF16))
@@ -57,6 +79,15 @@ static inline void row_store(real *out, const float *sum, const real *bias, bool
         const float x = sum[j] + (bias != NULL ? to_float(bias[j]) : 0.0f);
         out[j] = to_real(x + (add ? to_float(out[j]) : 0.0f));
     }
+}
+
+static inline float row_dot(const real *a, const real *b, int64_t n) {
+    __m512 sum = _mm512_setzero_ps();
+    int64_t j = 0;
+    for (; j + 16 <= n; j += 16) sum = _mm512_fmadd_ps(load_16(a + j), load_16(b + j), sum);
+    float result = _mm512_reduce_add_ps(sum);
+    for (; j < n; j++) result += to_float(a[j]) * to_float(b[j]);
+    return result;
 }
 
 static inline float row_max(const float *s, int64_t n) {
@@ -130,6 +161,13 @@ static inline void row_store(real *out, const float *sum, const real *bias, bool
         const float x = sum[j] + (bias != NULL ? to_float(bias[j]) : 0.0f);
         out[j] = to_real(x + (add ? to_float(out[j]) : 0.0f));
     }
+}
+
+static inline float row_dot(const real *a, const real *b, int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) sum += to_float(a[j]) * to_float(b[j]);
+    return sum;
 }
 
 static inline float row_max(const float *s, int64_t n) {
