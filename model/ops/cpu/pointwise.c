@@ -7,6 +7,7 @@
 
 #include "base/die.h"
 #include "model/ops/cpu/parts.h"
+#include "model/ops/cpu/rows.h"
 #include "model/ops/cpu/smooth.h"
 
 // gelu(x) = x logistic(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
@@ -29,11 +30,13 @@ void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
             fetch(x + end, CHUNK);
             fetch(out + end, CHUNK);
         }
+        float y[CHUNK];
 #pragma omp simd
-        for (int64_t i = begin; i < end; i++) {
-            const float v = to_float(x[i]);
-            out[i] = to_real(v * logistic2(limit120(v * (GELU_A + GELU_B * v * v))));
+        for (int64_t i = 0; i < end - begin; i++) {
+            const float v = to_float(x[begin + i]);
+            y[i] = v * logistic2(limit120(v * (GELU_A + GELU_B * v * v)));
         }
+        row_store(out + begin, y, NULL, false, end - begin);
     }
 }
 
@@ -47,13 +50,15 @@ void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream 
             fetch(dout + end, CHUNK);
             fetch(dx + end, CHUNK);
         }
+        float y[CHUNK];
 #pragma omp simd
-        for (int64_t i = begin; i < end; i++) {
-            const float v = to_float(x[i]);
+        for (int64_t i = 0; i < end - begin; i++) {
+            const float v = to_float(x[begin + i]);
             const float t = limit120(v * (GELU_A + GELU_B * v * v)), p = logistic2(t);
             const float slope = LOG_2 * 3.0f * t - LOG_2 * 2.0f * GELU_A * v;
-            dx[i] = to_real(to_float(dout[i]) * (p + p * (1.0f - p) * slope));
+            y[i] = to_float(dout[begin + i]) * (p + p * (1.0f - p) * slope);
         }
+        row_store(dx + begin, y, NULL, false, end - begin);
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/die.h"
 #include "model/ops/cpu/parts.h"
+#include "model/ops/cpu/rows.h"
 #include "model/ops/norm.h"
 
 // A row is read from memory once and held as floats on the stack while it is normalised and turned.
@@ -50,8 +51,7 @@ void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx,
                 yh[2 * i + 1] = y0 * turn[2 * i + 1] + y1 * turn[2 * i];
             }
         }
-#pragma omp simd
-        for (int64_t c = 0; c < C; c++) out[t * C + c] = to_real(y[c]);
+        row_store(out + t * C, y, NULL, false, C);
     }
 }
 
@@ -73,16 +73,19 @@ static void backward_row(real *dx, float *dweight, const real *dout, const real 
             dh[2 * i + 1] = d1 * turn[2 * i] - d0 * turn[2 * i + 1];
         }
     }
-    float sum = 0.0f;
+    float n[CHANNELS_MAX], sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < C; c++) sum += d[c] * to_float(weight[c]) * to_float(x[c]);
-    const float mean = sum * inverse / (float)C;
+    for (int64_t c = 0; c < C; c++) {
+        n[c] = to_float(x[c]) * inverse;
+        sum += d[c] * to_float(weight[c]) * n[c];
+    }
+    const float mean = sum / (float)C;
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) {
-        const float n = to_float(x[c]) * inverse;
-        dx[c] = to_real(inverse * (d[c] * to_float(weight[c]) - n * mean));
-        dweight[c] += d[c] * n;
+        dweight[c] += d[c] * n[c];
+        d[c] = inverse * (d[c] * to_float(weight[c]) - n[c] * mean);
     }
+    row_store(dx, d, NULL, false, C);
 }
 
 void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
