@@ -6,7 +6,7 @@
 #   // precision: fp32 bf16   the builds that it runs in; fp32 if not given
 #   // threads: 2             OMP_NUM_THREADS, 1 if not given
 #   // seconds: 600           the time limit, 300 if not given
-#   // sanitize: no           not in the build with sanitizers
+#   // sanitize: no           not in the build with sanitizers; "all but leaks": it starts MPI
 # A script that exits with 77 was skipped; its last line says why. A program that dies, runs no
 # test or was not built has failed. Tests of one rank share the cores; the others run alone.
 cd "$(dirname "$0")/.." || exit 1
@@ -88,7 +88,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 filter=$*
-rm -rf $results && mkdir -p $results
+rm -rf $results build/tmp && mkdir -p $results
 export UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=0 # Open MPI leaks at its end.
 single=$results/single several=$results/several
 : >$single && : >$several
@@ -101,7 +101,7 @@ for source in tests/test_*.c; do
     builds=
     for precision in ${precisions:-fp32}; do builds="$builds cpu-$precision"; done
     case $(setting "$source" sanitize)$builds in
-    *no*) ;;
+    no*) ;;
     *fp32*) builds="$builds debug-cpu-fp32" ;;
     esac
     for build in $builds; do
@@ -117,7 +117,15 @@ for source in tests/test_*.c; do
             [ "$n" -le $most ] || continue
             queue=$several
             set -- mpirun ${MPIRUN_FLAGS:-} -np "$n"
-            case $ranks in '' | 1 | '1 ') queue=$single && set -- ;; esac
+            case $ranks in
+            '' | 1 | '1 ')
+                queue=$single && set --
+                case $build$(setting "$source" sanitize) in
+                *leaks) ;;
+                debug*) set -- env ASAN_OPTIONS=detect_leaks=1 ;;
+                esac
+                ;;
+            esac
             job $queue "$test $build x$n" "${seconds:-300}" "${threads:-1}" "$@" \
                 "build/$build/tests/$test"
         done
