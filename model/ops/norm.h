@@ -1,5 +1,5 @@
 // Norms over the channels of a token, with what usually follows fused: modulation, rotary
-// positions.
+// positions. At most 8,192 channels: rows are held on the stack.
 #ifndef MODEL_OPS_NORM_H
 #define MODEL_OPS_NORM_H
 

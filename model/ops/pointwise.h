@@ -22,8 +22,8 @@ void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, 
 void gate_residual_forward(real *out, const real *x, const real *h, const real *gate, int64_t ldm,
                            const int32_t *segment, int64_t T, int64_t C, Stream stream);
 
-// dh = dout * gate (=); dgate += sum over the segment's tokens of dout * h (float [S, C], rows ldm
-// apart).
+// dh = dout * gate (=), C at most 8,192; dgate += sum over the segment's tokens of dout * h (float
+// [S, C], rows ldm apart).
 void gate_residual_backward(real *dh, float *dgate, const real *dout, const real *h,
                             const real *gate, int64_t ldm, const int32_t *segment, int64_t T,
                             int64_t C, Stream stream);
