@@ -49,4 +49,12 @@ run corrupt_max 2 data.corrupt_max=2
 rm "$shard"
 run gone 2 && say "a missing shard was taken"
 grep -q 'shard.00001' "$work/gone.log" || say "the missing shard was not named: $(tail -n 3 "$work/gone.log")"
+
+# Steps whose norm spikes change nothing, are reported with their samples, and end the run when they do not stop.
+mixed=
+run spikes 2 train.spike=0.000001 train.skips_max=2 stages.joint.steps=80
+[ $? -eq 1 ] || say "a run of skipped steps ended well"
+grep -q 'steps skipped in a row: gradient norm spiked' "$work/spikes.log" || say "$(tail -n 2 "$work/spikes.log")"
+grep -q '"reason": "gradient norm spiked".*"packs": \[\[{"position": ' "$work/spikes/skipped.jsonl" ||
+    say "no report of what was skipped"
 exit $failed

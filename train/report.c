@@ -1,6 +1,7 @@
 #include "train/report.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -138,6 +139,43 @@ static void write_events(Report *report, const StepReport *s) {
     if (!events_flush(report->events, &error)) fprintf(stderr, "tensorboard: %s\n", error.text);
 }
 
+// Appends to RUN/skipped.jsonl what was in a step that was skipped: pack by pack each sample with
+// its loss.
+static void write_skip(const Trainer *t, const StepReport *s) {
+    Error error;
+    char path[PATH_BYTES_MAX];
+    if (!path_join(path, t->config.run.dir, "skipped.jsonl", &error)) return;
+    json_t *packs = json_array();
+    for (int64_t j = 0; j < s->plan->pack_count; j++) {
+        json_t *samples = json_array();
+        const PlanPack *pack = &s->plan->packs[j];
+        for (int64_t i = pack->first; i < pack->first + pack->count; i++) {
+            const PlanSample *sample = &s->plan->samples[i];
+            const double mean = t->sample_losses[i] /
+                                (double)(sample->tokens * model_token_elements(&t->config.model));
+            json_array_append_new(
+                samples, json_pack("{s:I, s:s, s:I, s:o}", "position", (json_int_t)sample->position,
+                                   "source", t->config.data.sources[sample->source].path, "row",
+                                   (json_int_t)sample->row, "loss",
+                                   isfinite(mean) ? json_real(mean) : json_null()));
+        }
+        json_array_append_new(packs, samples);
+    }
+    json_t *line =
+        json_pack("{s:I, s:s, s:o, s:o, s:o}", "step", (json_int_t)s->plan->step + 1, "reason",
+                  s->skipped, "loss", isfinite(s->loss) ? json_real(s->loss) : json_null(), "norm",
+                  isfinite(s->norm) ? json_real(s->norm) : json_null(), "packs", packs);
+    FILE *file = fopen(path, "a");
+    if (file == NULL || json_dumpf(line, file, JSON_PRESERVE_ORDER) != 0) {
+        fprintf(stderr, "%s: cannot be written\n", path);
+    }
+    if (file != NULL) {
+        fputc('\n', file);
+        fclose(file);
+    }
+    json_decref(line);
+}
+
 void report_step(Report *report, const Trainer *t, const StepReport *s) {
     if (!report->on) return;
     const double flops = step_flops(s->plan, &t->model);
@@ -153,6 +191,7 @@ void report_step(Report *report, const Trainer *t, const StepReport *s) {
     if (step % t->config.log.every == 0 || step == steps || s->skipped != NULL) {
         write_line(report, t, s);
     }
+    if (s->skipped != NULL) write_skip(t, s);
     clear_bar(report);
     draw_bar(report, step, steps);
 }
