@@ -231,39 +231,55 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
 }
 
 // dw [N, K] += dout^T x: blocks of `height` whole rows of dw, summed in place over chunks of TOKENS
-// tokens. (Packing both factors and keeping the sums of 384 x 384 tiles was slower by a quarter:
-// what is packed leaves the cache before it is used.)
+// tokens. x is packed once for all blocks where that pays. (Packing dout as well and keeping
+// the sums of 384 x 384 tiles was slower by a quarter: what is packed leaves the cache before it is
+// used.)
 typedef struct {
     float *dw, *db;
     const real *dout, *x;
-    int64_t lddo, ldx, N, K, height;
+    int64_t lddo, ldx, N, K, height, blocks;
+    bool packed;
+    int64_t packed_chunk;  // Elements.
 } Weight;
 
 static Weight weight_shape(int64_t N, int64_t K) {
     Weight s = {.N = N, .K = K, .height = tile_width(N, N <= 512 ? 128 : 256)};
+    s.blocks = div_up(N, s.height);
+    s.packed = s.blocks >= 4 && K <= 4 * TOKENS;
+    if (s.packed) s.packed_chunk = packed_size(TOKENS, K);
     return s;
 }
 
-// x: the chunks of a call that are not dense or not whole; a thread's copy of its columns of dout.
-static int64_t weight_shared(int64_t T, int64_t K) {
-    return round_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * K;
+// The chunks of x that are not dense or not whole, then those packed; a thread's copy of its
+// columns of dout.
+static int64_t weight_copies(const Weight *s, int64_t T) {
+    return round_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * s->K;
+}
+static int64_t weight_shared(const Weight *s, int64_t T) {
+    return weight_copies(s, T) + div_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * s->packed_chunk;
 }
 static int64_t weight_own(const Weight *s) {
     return TOKENS * s->height * (int64_t)sizeof(real);
 }
 
-// For a chunk of this many tokens: [0] of blocks, [1] of the last block, which may be lower.
+// For a chunk of this many tokens. tile [0]: of blocks, [1]: of the last block, which may be lower.
 typedef struct {
     int64_t tokens;
+    const Pack *pack;
     const Tile *tile[2];
 } WeightTools;
 
 static WeightTools weight_tools(const Weight *s, int64_t tokens) {
     WeightTools tools = {.tokens = tokens};
-    const int64_t last = s->N - (div_up(s->N, s->height) - 1) * s->height;
+    if (s->packed) tools.pack = pack_get(PACK_RIGHT, tokens, s->K, s->K);
     for (int i = 0; i < 2; i++) {
         tools.tile[i] = tile_get(
-            (TileShape){i == 0 ? min_i64(s->height, s->N) : last, s->K, tokens, true, true, true});
+            (TileShape){.M = i == 0 ? min_i64(s->height, s->N) : s->N - (s->blocks - 1) * s->height,
+                        .N = s->K,
+                        .K = tokens,
+                        .add = true,
+                        .a_transposed = true,
+                        .b_plain = !s->packed});
     }
     return tools;
 }
@@ -278,20 +294,18 @@ static void weight_block(const Weight *s, const WeightTools *tools, bool last, c
     }
     tile_run(tools->tile[last], omp_get_thread_num(), s->dw + n * s->K, dout, x);
     if (s->db == NULL) return;
-    float *db = s->db + n;
-    for (int64_t u = 0; u < tokens; u++) {
-#pragma omp simd
-        for (int64_t j = 0; j < rows; j++) db[j] += to_float(dout[u * rows + j]);
-    }
+    rows_sum(s->db + n, dout, tokens, rows);
 }
 
 // At most TOKENS_AT_ONCE tokens from t on.
 static void weight_product(const Weight *s, int64_t t, int64_t T) {
     const int64_t chunks = div_up(T, TOKENS), last = T - (chunks - 1) * TOKENS;
-    const int64_t blocks = div_up(s->N, s->height);
     const WeightTools full = weight_tools(s, TOKENS);
     const WeightTools tail = weight_tools(s, token_class[class_of(token_class, last)]);
+    // Chunks from here on are copied first.
     const int64_t copied = s->ldx != s->K ? 0 : last < tail.tokens ? chunks - 1 : chunks;
+    const real *right[TOKENS_AT_ONCE / TOKENS];
+    real *packed = scratch.shared + weight_copies(s, T);
 #pragma omp parallel num_threads(team())
     {
         real *stage = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size);
@@ -301,13 +315,19 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
                       s->K);
         }
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < blocks; i++) {
+        for (int64_t h = 0; h < chunks; h++) {
+            const int64_t first = h * TOKENS;
+            right[h] = h < copied ? s->x + (t + first) * s->ldx : scratch.shared + first * s->K;
+            if (!s->packed) continue;
+            real *to = packed + h * s->packed_chunk;
+            pack_run((h < chunks - 1 ? &full : &tail)->pack, omp_get_thread_num(), to, right[h]);
+            right[h] = to;
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < s->blocks; i++) {
             for (int64_t h = 0; h < chunks; h++) {
-                const int64_t first = h * TOKENS;
-                const real *x =
-                    h < copied ? s->x + (t + first) * s->ldx : scratch.shared + first * s->K;
-                weight_block(s, h < chunks - 1 ? &full : &tail, i == blocks - 1, x, stage,
-                             i * s->height, t + first, min_i64(TOKENS, T - first));
+                weight_block(s, h < chunks - 1 ? &full : &tail, i == s->blocks - 1, right[h], stage,
+                             i * s->height, t + h * TOKENS, min_i64(TOKENS, T - h * TOKENS));
             }
         }
     }
@@ -323,7 +343,7 @@ void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo
     s.x = x;
     s.lddo = lddo;
     s.ldx = ldx;
-    CHECK(weight_shared(T, K) <= scratch.shared_size && weight_own(&s) <= scratch.own_size,
+    CHECK(weight_shared(&s, T) <= scratch.shared_size && weight_own(&s) <= scratch.own_size,
           "weight gradient %lld x %lld of %lld tokens was not prepared", (long long)N, (long long)K,
           (long long)T);
     for (int64_t t = 0; t < T; t += TOKENS_AT_ONCE) {
@@ -374,7 +394,7 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
     }
     const Weight s = weight_shape(N, K);
     for (int i = 0; i < CLASSES; i++) weight_tools(&s, token_class[i]);
-    shared = max_i64(shared, weight_shared(T_max, K));
+    shared = max_i64(shared, weight_shared(&s, T_max));
     own = round_up(max_i64(own, weight_own(&s)), 256);
     void *memory = scratch.shared;
     grow(&memory, &scratch.shared_size, shared, (int64_t)sizeof(real));

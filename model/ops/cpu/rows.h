@@ -81,6 +81,23 @@ static inline void row_store(real *out, const float *sum, const real *bias, bool
     }
 }
 
+// sums [n] += the rows of dense x [rows, n], in order.
+static inline void rows_sum(float *sums, const real *x, int64_t rows, int64_t n) {
+    int64_t j = 0;
+    for (; j + 32 <= n; j += 32) {
+        __m512 a = _mm512_loadu_ps(sums + j), b = _mm512_loadu_ps(sums + j + 16);
+        for (int64_t r = 0; r < rows; r++) {
+            a = _mm512_add_ps(a, load_16(x + r * n + j));
+            b = _mm512_add_ps(b, load_16(x + r * n + j + 16));
+        }
+        _mm512_storeu_ps(sums + j, a);
+        _mm512_storeu_ps(sums + j + 16, b);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = j; i < n; i++) sums[i] += to_float(x[r * n + i]);
+    }
+}
+
 static inline float row_dot(const real *a, const real *b, int64_t n) {
     __m512 sum = _mm512_setzero_ps();
     int64_t j = 0;
@@ -160,6 +177,13 @@ static inline void row_store(real *out, const float *sum, const real *bias, bool
     for (int64_t j = 0; j < n; j++) {
         const float x = sum[j] + (bias != NULL ? to_float(bias[j]) : 0.0f);
         out[j] = to_real(x + (add ? to_float(out[j]) : 0.0f));
+    }
+}
+
+static inline void rows_sum(float *sums, const real *x, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++) {
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) sums[j] += to_float(x[r * n + j]);
     }
 }
 
