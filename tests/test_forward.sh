@@ -3,36 +3,12 @@
 # ranks; no text is one token of zeros; everything that can be wrong is named, with exit 78 or 1.
 # ranks: 1 3
 . launch/local.sh
+. tests/tensors.sh
 kintoun=build/cpu-fp32/kintoun
 golden=tests/golden/goku_tiny
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 failed=0
-
-# byte N: one byte.
-byte() {
-    printf "\\$(printf %03o "$1")"
-}
-
-# tensors FILE NAME SHAPE COUNT...: a safetensors file of floats, all bits zero.
-tensors() {
-    file=$1 header='' offset=0
-    shift
-    while [ $# -gt 0 ]; do
-        end=$((offset + 4 * $3))
-        header="$header${header:+,}\"$1\":{\"dtype\":\"F32\",\"shape\":[$2],"
-        header="$header\"data_offsets\":[$offset,$end]}"
-        offset=$end
-        shift 3
-    done
-    header="{$header}"
-    length=${#header}
-    {
-        byte $((length % 256)) && byte $((length / 256))
-        printf '\000\000\000\000\000\000%s' "$header"
-        head -c "$offset" /dev/zero
-    } >"$file"
-}
 
 # refused STATUS TEXT ARGUMENT...: forward ends with this status and says TEXT.
 refused() {

@@ -144,6 +144,11 @@ static void print_model(const Plan *plan) {
         "travel as %s\n",
         plan->mesh.size, plan->mesh.shards, plan->mesh.replicas, plan->mesh.sequences, REAL_NAME,
         config_wire(&plan->config) == TYPE_BF16 ? "bf16" : "fp32");
+    if (!plan->mesh.invariant) {
+        printf(
+            "  sequence does not divide shard: what is learned depends on the layout, to "
+            "rounding\n");
+    }
 }
 
 // ---- memory
