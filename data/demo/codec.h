@@ -8,7 +8,8 @@
 // and high = (a - b) / sqrt 2. The first frame counts as a pair of equal ones, low = sqrt 2 a and
 // high = 0, so that low bands look alike everywhere. Channel = band * 16 + v * 4 + u; band 0 low, 1
 // high; v, u the vertical and horizontal frequency. Last, each channel gets mean 0 and deviation 1
-// over the data set.
+// over the data set. (Scaled by the root of the deviation, or not at
+// all, coarse channels weigh more: after 19,000 images garments were harder to recognise.)
 //
 // Why pairs and not groups of four: the high bands of images are zero, and a model must spend
 // effort to carry the noise of those channels to its output. With pairs they are half of the
