@@ -6,17 +6,20 @@
 . "$(dirname "$0")/runs.sh"
 make_tiny
 
+# layouts PREFIX [SETTING]...: all of sequence = 1 against one rank; leaves the digest in $want.
 layouts() {
-    must one 1 "$@"
-    want=$(digest one)
+    prefix=$1
+    shift
+    must ${prefix}one 1 "$@"
+    want=$(digest ${prefix}one)
     for ranks in 2 3 4; do
-        must n$ranks $ranks "$@"
-        same n$ranks "$want"
-        close n$ranks one 0
+        must $prefix$ranks $ranks "$@"
+        same $prefix$ranks "$want"
+        close $prefix$ranks ${prefix}one 0
     done
     for layout in 2:1 4:1 4:2; do
-        must s$layout ${layout%:*} parallel.shard=${layout#*:} "$@"
-        same s$layout "$want"
+        must $prefix$layout ${layout%:*} parallel.shard=${layout#*:} "$@"
+        same $prefix$layout "$want"
     done
 }
 
@@ -30,12 +33,11 @@ LAYOUT
         status=$?
         if [ $status -eq 78 ] && grep -q 'nearest legal' "$work/q$layout.log"; then continue; fi
         [ $status -eq 0 ] || say "q$layout: $(tail -n 3 "$work/q$layout.log")"
-        close q$layout one "$tolerance"
+        close q$layout fone 1e-5
     done
 }
 
-tolerance=1e-5
-layouts
+layouts f
 fp32=$want
 sequences
 OMP_NUM_THREADS=2 must threads 1
@@ -50,12 +52,12 @@ for policy in none cheap linear block; do
 done
 must gathered 4 parallel.reshard_after_forward=false
 same gathered "$fp32"
-layouts parallel.reduce=bf16
+layouts fb parallel.reduce=bf16
 [ "$want" != "$fp32" ] || say "parallel.reduce changes nothing"
 
 if grep -q avx512_bf16 /proc/cpuinfo; then
     build=build/cpu-bf16
-    layouts
+    layouts b
     [ "$want" != "$fp32" ] || say "bf16 is fp32"
     OMP_NUM_THREADS=2 must bthreads 1
     same bthreads "$want"
@@ -63,7 +65,7 @@ if grep -q avx512_bf16 /proc/cpuinfo; then
     same b1block "$want"
     must b4linear 4 model.recompute=linear
     same b4linear "$want"
-    layouts parallel.reduce=fp32
+    layouts bf parallel.reduce=fp32
 else
     echo "bf16 skipped: this processor has no bf16 products"
 fi
