@@ -1,6 +1,5 @@
 // What holds for a whole demo data set, kept beside its index.json as dataset.json:
-//     {"version": 1, "source": "fashion-mnist" | "shapes", "seed": N, "classes": ["a t-shirt",
-//     ...],
+//     {"version": 1, "source": "fashion-mnist" | "shapes", "seed": N, "classes": [names],
 //      "latent": {"codec": "dct4-haar2", "channels": 32, "applied": true, "mean": [C], "std": [C]},
 //      "pixels": {"channels": 1, "block": 4, "stride": 2},
 //      "text": {"encoder": "hashed-words", "width": 64, "tokens_max": 16}}
