@@ -29,7 +29,7 @@ bool report_open(Report *report, const Trainer *t, double peak_flops, Error *err
         !folder_create(folder, error)) {
         return false;
     }
-    report->metrics = metrics_open(path, t->state.step, error);
+    report->metrics = metrics_open(path, t->state.step > 0 ? t->state.step : -1, error);
     if (report->metrics == NULL) return false;
     if (!t->config.log.tensorboard) return true;
     report->events = events_create(folder, clock_wall(), error);

@@ -12,62 +12,6 @@
 #include "checkpoint/steps.h"
 #include "checkpoint/weights.h"
 
-ModelNeeds model_needs(const ModelConfig *config) {
-    Mesh alone;
-    mesh_shape(&alone, &(MeshConfig){.sequence = 1, .shard = 1}, 0, 1);
-    Model *model = calloc(1, sizeof(*model));
-    CHECK(model != NULL, "no memory");
-    model_record(model, config, &alone);
-    const Cost cost = model_cost(model);
-    model_free(model);
-    free(model);
-    return (ModelNeeds){.channels = (int32_t)config->in_channels,
-                        .patch = model_patch(config),
-                        .text_width = (int32_t)config->text_width,
-                        .cost = {.tokens = cost.token,
-                                 .tokens_squared = cost.token_token,
-                                 .tokens_text = cost.token_text,
-                                 .text = cost.text}};
-}
-
-static FsdpConfig fsdp_config(const Config *config) {
-    int64_t packs = 0;
-    for (int64_t s = 0; s < config->stage_count; s++) {
-        packs = max_i64(packs, config->stages[s].data.packs);
-    }
-    return (FsdpConfig){.wire = config_wire(config),
-                        .reshard_after_forward = config->parallel.reshard_after_forward,
-                        .packs_max = (int)packs};
-}
-
-MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
-                       Recompute recompute) {
-    ModelBounds bounds = {0};
-    for (int64_t s = 0; s < config->stage_count; s++) {
-        const StageData *stage = &config->stages[s].data;
-        bounds.tokens = max_i64(bounds.tokens, stage->tokens);
-        bounds.text = max_i64(bounds.text, stage->text_tokens);
-        bounds.segments = max_i64(bounds.segments, stage->segments);
-    }
-    const FsdpConfig sharding = fsdp_config(config);
-    model_plan(model, recompute, bounds);
-    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, mesh, &sharding),
-                       .model = model->bytes,
-                       .optimizer = optimizer_plan(&model->params, mesh),
-                       .data = data};
-    plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.data;
-    return plan;
-}
-
-Recompute choose_recompute(Model *model, const Mesh *mesh, const Config *config, int64_t data,
-                           int64_t available) {
-    if (config->model.recompute != RECOMPUTE_AUTO) return (Recompute)config->model.recompute;
-    for (Recompute policy = RECOMPUTE_NONE; policy < RECOMPUTE_BLOCK; policy++) {
-        if (memory_plan(model, mesh, config, data, policy).total <= available) return policy;
-    }
-    return RECOMPUTE_BLOCK;
-}
-
 // What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.
 static int64_t memory_available(Comm *world) {
     Comm *node = comm_split_node(world, "node");
@@ -77,33 +21,37 @@ static int64_t memory_available(Comm *world) {
     return free_bytes;
 }
 
-static void check_layout(const Config *config, int ranks, Problems *problems) {
-    int packs[STAGES_MAX];
-    for (int64_t s = 0; s < config->stage_count; s++) packs[s] = (int)config->stages[s].data.packs;
-    const MeshConfig mesh = {(int)config->parallel.sequence, (int)config->parallel.shard};
-    mesh_check(&mesh, ranks, packs, (int)config->stage_count, problems);
+// Ranks of the smallest node.
+static int node_ranks(Comm *world) {
+    Comm *node = comm_split_node(world, "node");
+    int64_t ranks = comm_size(node);
+    comm_free(node);
+    comm_all_reduce_min(world, &ranks, 1);
+    return (int)ranks;
 }
 
 bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *problems) {
     memset(t, 0, sizeof(*t));
     t->config = *config;
     t->world = world;
-    check_layout(config, comm_size(world), problems);
+    const int64_t available = memory_available(world);
     const ModelNeeds needs = model_needs(&config->model);
     StageData stages[STAGES_MAX];
     for (int64_t s = 0; s < config->stage_count; s++) stages[s] = config->stages[s].data;
     t->planner = planner_create(&config->data, stages, (int)config->stage_count, &needs,
                                 (uint64_t)config->run.seed, problems);
+    check_layout(config, comm_size(world), problems);
     if (problems->count > 0 || t->planner == NULL) return false;
-    const MeshConfig mesh = {(int)config->parallel.sequence, (int)config->parallel.shard};
+    const int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
+    const MeshConfig mesh =
+        choose_layout(config, comm_size(world), node_ranks(world), data, available);
     mesh_init(&t->mesh, world, &mesh);
     model_record(&t->model, &config->model, &t->mesh);
-    const int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
-    const Recompute recompute =
-        choose_recompute(&t->model, &t->mesh, config, data, memory_available(world));
-    memory_plan(&t->model, &t->mesh, config, data, recompute);
-    t->recompute = recompute;
-    const FsdpConfig sharding = fsdp_config(config);
+    int64_t recompute = choose_recompute(&t->model, &t->mesh, config, data, available);
+    comm_all_reduce_max(world, &recompute, 1);  // Ranks of uneven slices could differ.
+    t->recompute = (Recompute)recompute;
+    memory_plan(&t->model, &t->mesh, config, data, t->recompute);
+    const FsdpConfig sharding = fsdp_settings(config);
     t->fsdp = fsdp_create(&t->model.params, &t->mesh, &sharding);
     model_allocate(&t->model);
     optimizer_create(&t->optimizer, &t->model.params, &t->mesh);

@@ -2,6 +2,7 @@
 #ifndef TRAIN_TRAINER_H
 #define TRAIN_TRAINER_H
 
+#include "train/memory.h"
 #include "train/step.h"
 
 // What the command line says besides settings.
@@ -25,22 +26,5 @@ bool trainer_load(Trainer *trainer, Error *error);
 
 // Saves a checkpoint of the present state. Collective over the world.
 bool trainer_save(Trainer *trainer, Error *error);
-
-// What a rank needs, in bytes, by purpose; `data` is what the loader takes. Local: works with
-// mesh_shape, and without any data.
-typedef struct {
-    FsdpBytes fsdp;
-    ModelBytes model;
-    int64_t optimizer, data, total;
-} MemoryPlan;
-MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
-                       Recompute recompute);
-
-// The policy that `model.recompute` means: `auto` is the least that fits into `available` bytes.
-Recompute choose_recompute(Model *model, const Mesh *mesh, const Config *config, int64_t data,
-                           int64_t available);
-
-// Work coefficients for the planner of the data, in FLOPs.
-ModelNeeds model_needs(const ModelConfig *config);
 
 #endif
