@@ -19,7 +19,7 @@ static const char *const HELP =
     "that its first steps would hold. Where the data is missing, all but the packs.\n"
     "  --memory GIB   what a rank may use; else the free memory here, shared by all ranks\n"
     "  --tflops T     products per rank; else measured here\n"
-    "  --share S      of that, which a whole step reaches (0.6); the time is an estimate by it\n";
+    "  --share S      of that, which a whole step reaches (0.4); the time is an estimate by it\n";
 
 typedef struct {
     int64_t ranks;
@@ -33,7 +33,7 @@ static const Setting option_table[] = {
     ROW("ranks", SETTING_WHOLE, ranks, NULL, 1, 1 << 20, "--ranks N: as mpirun will start"),
     ROW("memory", SETTING_NUMBER, memory, "0", 0, 1e6, "GiB of a rank; 0: what is free here"),
     ROW("tflops", SETTING_NUMBER, tflops, "0", 0, 1e6, "of a rank; 0: measured here"),
-    ROW("share", SETTING_NUMBER, share, "0.6", 0.01, 1, "of the products' speed"),
+    ROW("share", SETTING_NUMBER, share, "0.4", 0.01, 1, "of the products' speed"),
     {NULL, SETTING_WHOLE, 0, NULL, 0, 0, NULL, NULL, 0, NULL, 0, 0}};
 // clang-format on
 
