@@ -6,7 +6,7 @@
 
 #include "base/die.h"
 #include "model/ops/cpu/onednn.h"
-#include "model/ops/cpu/rows.h"
+#include "model/ops/cpu/softmax.h"
 
 // FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2, as products of fixed tiles. A unit of
 // work is one head of one segment (in the forward pass, of a range of its queries): one thread
