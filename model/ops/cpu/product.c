@@ -62,7 +62,14 @@ static Grid grid_make(int64_t N, int64_t K) {
     return g;
 }
 
-// Bytes a thread needs: its left factor, a staging block, the tile's sums.
+// What a thread has of its own, in one piece of grid_own bytes.
+typedef struct {
+    real *left;   // Its left factor: [layers, rows, depth].
+    real *stage;  // A block on its way to being packed.
+    real *right;  // A packed tile.
+    float *sums;  // [rows, width]
+} Own;
+
 static int64_t grid_left(const Grid *g) {
     return round_up(ROWS * g->layers * g->depth, 64);
 }
@@ -70,8 +77,15 @@ static int64_t grid_stage(const Grid *g) {
     return round_up(g->width * g->depth, 64);
 }
 static int64_t grid_own(const Grid *g) {
-    return (grid_left(g) + grid_stage(g)) * (int64_t)sizeof(real) +
+    return (grid_left(g) + grid_stage(g) + g->size) * (int64_t)sizeof(real) +
            ROWS * g->width * (int64_t)sizeof(float);
+}
+static Own own_of(const Grid *g) {
+    Own own = {.left = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size)};
+    own.stage = own.left + grid_left(g);
+    own.right = own.stage + grid_stage(g);
+    own.sums = (float *)(void *)(own.right + g->size);
+    return own;
 }
 
 // Packing a block [rows, columns] of a matrix: from where it lies if its rows are ld apart and it
@@ -115,10 +129,11 @@ static Packer rows_packer(const Grid *g, bool transposed) {
                       : packer_make(PACK_RIGHT, g->depth, g->width, g->N);
 }
 
-static void rows_pack(const Rows *r, const Grid *g, const Packer *packer, real *stage, int64_t i) {
+// Packs tile i = column * layers + layer of the right factor.
+static void rows_pack(real *out, const Rows *r, const Grid *g, const Packer *packer, real *stage,
+                      int64_t i) {
     const int64_t n = i / g->layers * g->width, k = i % g->layers * g->depth;
     const int64_t width = min_i64(g->width, g->N - n), depth = min_i64(g->depth, g->K - k);
-    real *out = scratch.shared + i * g->size;
     const int thread = omp_get_thread_num();
     if (r->transposed) {
         packer_run(packer, thread, out, stage, r->w + n * g->K + k, g->K, width, depth);
@@ -141,61 +156,78 @@ static void rows_store(const Rows *r, const float *c, int64_t ldc, int64_t t, in
     }
 }
 
-// The rows from t on, all columns of tiles [first, last).
-static void rows_block(const Rows *r, const Grid *g, const Tile *const tile[2], real *left,
-                       float *c, int64_t t, int64_t rows, int64_t rows_full, int64_t first,
-                       int64_t last) {
-    const real *a = r->x + t * r->ldx;
-    if (g->layers > 1 || g->depth != r->ldx || rows < rows_full) {
+// A block of rows, and which columns of tiles are wanted.
+typedef struct {
+    int64_t t, rows, full;  // First row, how many there are, how many the tiles have.
+    int64_t first, last;    // Columns [first, last).
+    const Tile *tile[2];    // The first layer's, which overwrites, and the others', which add.
+} RowBlock;
+
+// packer NULL: the right factor is packed already, for all.
+static void rows_block(const Rows *r, const Grid *g, const RowBlock *b, const Own *own,
+                       const Packer *packer) {
+    const real *a = r->x + b->t * r->ldx;
+    if (g->layers > 1 || g->depth != r->ldx || b->rows < b->full) {
         for (int64_t l = 0; l < g->layers; l++) {
-            rows_copy(left + l * rows_full * g->depth, rows_full, g->depth, a + l * g->depth,
-                      r->ldx, rows, min_i64(g->depth, g->K - l * g->depth));
+            rows_copy(own->left + l * b->full * g->depth, b->full, g->depth, a + l * g->depth,
+                      r->ldx, b->rows, min_i64(g->depth, g->K - l * g->depth));
         }
-        a = left;
+        a = own->left;
     }
-    for (int64_t j = first; j < last; j++) {
+    for (int64_t j = b->first; j < b->last; j++) {
         for (int64_t l = 0; l < g->layers; l++) {
-            tile_run(tile[l > 0], omp_get_thread_num(), c, a + l * rows_full * g->depth,
-                     scratch.shared + (j * g->layers + l) * g->size);
+            const real *right = scratch.shared + (j * g->layers + l) * g->size;
+            if (packer != NULL) {
+                rows_pack(own->right, r, g, packer, own->stage, j * g->layers + l);
+                right = own->right;
+            }
+            tile_run(b->tile[l > 0], omp_get_thread_num(), own->sums, a + l * b->full * g->depth,
+                     right);
         }
-        rows_store(r, c, g->width, t, rows, j * g->width, min_i64(g->width, g->N - j * g->width));
+        rows_store(r, own->sums, g->width, b->t, b->rows, j * g->width,
+                   min_i64(g->width, g->N - j * g->width));
     }
 }
 
-static void rows_tiles(const Tile *tile[2], const Grid *g, int64_t rows) {
+static RowBlock row_block_of(const Grid *g, int64_t T, int64_t t) {
+    RowBlock b = {.t = t, .rows = min_i64(ROWS, T - t)};
+    b.full = row_class[class_of(row_class, b.rows)];
     for (int add = 0; add < 2; add++) {
-        tile[add] = tile_get((TileShape){.M = rows, .N = g->width, .K = g->depth, .add = add});
+        b.tile[add] = tile_get((TileShape){.M = b.full, .N = g->width, .K = g->depth, .add = add});
     }
+    return b;
 }
 
 static void rows_product(const Rows *r) {
     if (r->T == 0) return;
     const Grid g = grid_make(r->N, r->K);
     const Packer packer = rows_packer(&g, r->transposed);
-    const int64_t blocks = div_up(r->T, ROWS), last_rows = r->T - (blocks - 1) * ROWS;
-    const int64_t last_full = row_class[class_of(row_class, last_rows)];
-    const Tile *full[2], *tail[2];
-    rows_tiles(full, &g, ROWS);
-    rows_tiles(tail, &g, last_full);
+    const int64_t blocks = div_up(r->T, ROWS);
+    const RowBlock full = row_block_of(&g, ROWS, 0);
+    const RowBlock tail = row_block_of(&g, r->T, (blocks - 1) * ROWS);
     CHECK(g.columns * g.layers * g.size <= scratch.shared_size && grid_own(&g) <= scratch.own_size,
           "product of %lld x %lld was not prepared", (long long)r->N, (long long)r->K);
     const int threads = team();
-    // Few blocks: their columns are shared out too. No sum is split by this.
-    const int64_t groups = min_i64(g.columns, div_up(4 * threads, blocks));
+    // Few blocks: their columns are shared out too. A single one: who needs a tile packs it. No sum
+    // is split by this.
+    const bool single = blocks == 1 && g.columns >= 2 * threads;
+    const int64_t groups = single ? g.columns : min_i64(g.columns, div_up(4 * threads, blocks));
 #pragma omp parallel num_threads(threads)
     {
-        real *left = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size);
-        real *stage = left + grid_left(&g);
-        float *c = (float *)(void *)(stage + grid_stage(&g));
+        const Own own = own_of(&g);
+        if (!single) {
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < g.columns * g.layers; i++) rows_pack(r, &g, &packer, stage, i);
+            for (int64_t i = 0; i < g.columns * g.layers; i++) {
+                rows_pack(scratch.shared + i * g.size, r, &g, &packer, own.stage, i);
+            }
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < blocks * groups; i++) {
-            const int64_t b = i / groups, j = i % groups;
-            const bool is_last = b == blocks - 1;
-            rows_block(r, &g, is_last ? tail : full, left, c, b * ROWS, is_last ? last_rows : ROWS,
-                       is_last ? last_full : ROWS, j * g.columns / groups,
-                       (j + 1) * g.columns / groups);
+            RowBlock b = i / groups == blocks - 1 ? tail : full;
+            b.t = i / groups * ROWS;
+            b.first = i % groups * g.columns / groups;
+            b.last = (i % groups + 1) * g.columns / groups;
+            rows_block(r, &g, &b, &own, single ? &packer : NULL);
         }
     }
 }
@@ -385,10 +417,7 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
     for (int transposed = 0; transposed < 2; transposed++) {
         const Grid g = transposed ? grid_make(N, K) : grid_make(K, N);
         rows_packer(&g, transposed);
-        for (int i = 0; i < CLASSES; i++) {
-            const Tile *tile[2];
-            rows_tiles(tile, &g, row_class[i]);
-        }
+        for (int i = 0; i < CLASSES; i++) row_block_of(&g, row_class[i], 0);
         shared = max_i64(shared, g.columns * g.layers * g.size);
         own = max_i64(own, grid_own(&g));
     }
