@@ -1,7 +1,6 @@
 // kintoun checkpoint ls|verify|diff|digest: what they print and their exit codes, on good and bad
 // folders.
 // ranks: 1
-// sanitize: all but leaks
 #include <fcntl.h>
 #include <unistd.h>
 
