@@ -29,7 +29,8 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
                           const real *w, int64_t S, int64_t N, int64_t K, Stream stream);
 
 // Makes what later calls of this N and K with any T up to T_max need, so that a step allocates
-// nothing. `rows`: for linear_forward with linear_rows_backward.
+// nothing: the library's plans, and the scratch that all products share and take turns in. `rows`:
+// for linear_forward with linear_rows_backward.
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
 
 #endif

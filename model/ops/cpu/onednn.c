@@ -120,7 +120,16 @@ static void desc_free(Desc *desc) {
 #endif
 }
 
+// The library plans for as many threads as OpenMP has at this moment: here always for one, since
+// one thread runs a tile, so that neither plans nor bits depend on their number.
+static int threads_hide(void) {
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return threads;
+}
+
 static dnnl_primitive_desc_t product_describe(const TileShape *s, const Desc *right) {
+    const int threads = threads_hide();
     Desc a = s->a_transposed ? desc_strides(REAL_DNNL, s->M, s->K, 1, s->M)
                              : desc_strides(REAL_DNNL, s->M, s->K, s->K, 1);
     Desc c = desc_strides(dnnl_f32, s->M, s->N, s->N, 1);
@@ -148,6 +157,7 @@ static dnnl_primitive_desc_t product_describe(const TileShape *s, const Desc *ri
     CHECK(status == dnnl_success,
           "oneDNN has no product of %s here (status %d): use the fp32 build on this processor",
           REAL_NAME, (int)status);
+    omp_set_num_threads(threads);
     DNNL_CHECK(dnnl_post_ops_destroy(post));
     DNNL_CHECK(dnnl_primitive_attr_destroy(attr));
     desc_free(&a);
@@ -279,8 +289,10 @@ const Pack *pack_get(PackKind kind, int64_t rows, int64_t columns, int64_t ld) {
     DNNL_CHECK(dnnl_primitive_attr_create(&attr));
     DNNL_CHECK(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user));
     dnnl_primitive_desc_t describe;
+    const int threads = threads_hide();
     DNNL_CHECK(dnnl_reorder_primitive_desc_create(&describe, REF(in), library.engine, REF(out),
                                                   library.engine, attr));
+    omp_set_num_threads(threads);
     op_create(&pack->op, describe);
     argument_add(&pack->op, DNNL_ARG_FROM, REF(in));
     argument_add(&pack->op, DNNL_ARG_TO, REF(out));
