@@ -53,7 +53,8 @@ run_one() {
     leaks=0
     case $program in *.sh) ;; *) grep -q comm_start "$program" 2>/dev/null || leaks=1 ;; esac
     if [ -e "$program" ]; then
-        ASAN_OPTIONS=detect_leaks=$leaks OMP_NUM_THREADS=$threads timeout -k 10 "$seconds" $command >"$1.log" 2>&1 </dev/null &
+        ASAN_OPTIONS=detect_leaks=$leaks OMP_NUM_THREADS=$threads \
+            timeout -k 10 "$seconds" $command >"$1.log" 2>&1 </dev/null &
         echo $! >"$1.pid"
         wait $!
         status=$?

@@ -1,4 +1,5 @@
-# Sourced by the tests of whole runs: the tiny data set, runs of configs/tiny.yaml, and digests of what they leave.
+# Sourced by the tests of whole runs: the tiny data set, runs of configs/tiny.yaml, and digests of
+# what they leave.
 cd "$(dirname "$0")/.." || exit 1
 . launch/local.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -17,11 +18,13 @@ say() {
 # One at a time makes the data; the others wait for it.
 make_tiny() {
     while ! mkdir $tiny.lock 2>/dev/null; do sleep 0.2; done
-    $build/kintoun data demo $tiny --tiny >"$work/data.log" 2>&1 || say "no data: $(cat "$work/data.log")"
+    $build/kintoun data demo $tiny --tiny >"$work/data.log" 2>&1 ||
+        say "no data: $(cat "$work/data.log")"
     rmdir $tiny.lock
 }
 
-# run NAME RANKS [SETTING]...: trains configs/tiny.yaml in $work/NAME; its output in $work/NAME.log.
+# run NAME RANKS [SETTING]...: trains configs/tiny.yaml in $work/NAME; its output in
+# $work/NAME.log.
 run() {
     name=$1 ranks=$2
     shift 2
@@ -61,6 +64,7 @@ close() {
     [ "$(wc -l <"$work/a")" -eq 20 ] || say "$1 has $(wc -l <"$work/a") losses, not 20"
     paste "$work/a" "$work/b" | awk -v tolerance="$3" -v a="$1" -v b="$2" '
         { d = ($2 - $4) / $2; if (d < 0) d = -d
-          if ($1 != $3 || d > tolerance || d != d) { print a, b, "differ at step", $1, $2, $4; bad = 1; exit } }
+          if ($1 != $3 || d > tolerance || d != d) {
+              print a, b, "differ at step", $1, $2, $4; bad = 1; exit } }
         END { exit bad }' || failed=1
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a user may get wrong stops before anything starts, with exit 78 and every problem with its place; data that goes bad is
-# named and carries no loss; data that is gone ends the job.
+# What a user may get wrong stops before anything starts, with exit 78 and every problem with its
+# place; data that goes bad is named and carries no loss; data that is gone ends the job.
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
 make_tiny
@@ -42,19 +42,23 @@ shard=$work/mixed/shard.00001.mds.zstd
 printf '\377\377' | dd of="$shard" bs=1 seek=2000 conv=notrunc 2>/dev/null
 mixed=$work/mixed
 must corrupt 2 data.corrupt_max=10000
-grep -q 'carries no loss.*shard.00001' "$work/corrupt.log" || say "the corrupt shard was not named"
+grep -q 'carries no loss.*shard.00001' "$work/corrupt.log" ||
+    say "the corrupt shard was not named"
 grep -q '"corrupt": [1-9]' "$work/corrupt/metrics.jsonl" || say "not counted"
 run corrupt_max 2 data.corrupt_max=2
 [ $? -eq 1 ] || say "too many corrupt samples were taken"
 rm "$shard"
 run gone 2 && say "a missing shard was taken"
-grep -q 'shard.00001' "$work/gone.log" || say "the missing shard was not named: $(tail -n 3 "$work/gone.log")"
+grep -q 'shard.00001' "$work/gone.log" ||
+    say "the missing shard was not named: $(tail -n 3 "$work/gone.log")"
 
-# Steps whose norm spikes change nothing, are reported with their samples, and end the run when they do not stop.
+# Steps whose norm spikes change nothing, are reported with their samples, and end the run when
+# they do not stop.
 mixed=
 run spikes 2 train.spike=0.000001 train.skips_max=2 stages.joint.steps=80
 [ $? -eq 1 ] || say "a run of skipped steps ended well"
-grep -q 'steps skipped in a row: gradient norm spiked' "$work/spikes.log" || say "$(tail -n 2 "$work/spikes.log")"
+grep -q 'steps skipped in a row: gradient norm spiked' "$work/spikes.log" ||
+    say "$(tail -n 2 "$work/spikes.log")"
 grep -q '"reason": "gradient norm spiked".*"packs": \[\[{"position": ' "$work/spikes/skipped.jsonl" ||
     say "no report of what was skipped"
 exit $failed

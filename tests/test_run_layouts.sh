@@ -1,7 +1,8 @@
 #!/bin/sh
-# The run does not depend on the machines: with sequence = 1 the checkpoint folder is the same byte for byte on 1 to 4 ranks,
-# for every legal shard, for 1 and 2 threads, for every recomputation policy; with sequences the loss curves agree to 1e-5.
-# fp32 and bf16, gradients sent as fp32 and as bf16.
+# The run does not depend on the machines: with sequence = 1 the checkpoint folder is the same
+# byte for byte on 1 to 4 ranks, for every legal shard, for 1 and 2 threads, for every
+# recomputation policy; with sequences the loss curves agree to 1e-5. fp32 and bf16, gradients
+# sent as fp32 and as bf16.
 # seconds: 900
 . "$(dirname "$0")/runs.sh"
 make_tiny

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A run's memory stands still: resident memory grows by less than 2 MiB from step 10 to step 200, on every rank's average.
+# A run's memory stands still: resident memory grows by less than 2 MiB from step 10 to step 200,
+# on every rank's average.
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
 make_tiny

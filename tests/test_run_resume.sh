@@ -1,6 +1,7 @@
 #!/bin/sh
-# A run that is killed and comes back on other numbers of ranks leaves the files of one that never was; SIGUSR1 saves and exits
-# 75; stop_at saves and exits 0; a damaged newest checkpoint is passed over.
+# A run that is killed and comes back on other numbers of ranks leaves the files of one that never
+# was; SIGUSR1 saves and exits 75; stop_at saves and exits 0; a damaged newest checkpoint is
+# passed over.
 # seconds: 600
 . "$(dirname "$0")/runs.sh"
 make_tiny
@@ -16,7 +17,8 @@ started() {
 
 # wait_step NAME STEP: until metrics.jsonl has the step, or the run is over.
 wait_step() {
-    while kill -0 $pid 2>/dev/null && ! grep -q "\"step\": $2," "$work/$1/metrics.jsonl" 2>/dev/null; do
+    while kill -0 $pid 2>/dev/null &&
+        ! grep -q "\"step\": $2," "$work/$1/metrics.jsonl" 2>/dev/null; do
         sleep 0.01
     done
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A whole run on two ranks under the address and undefined-behaviour sanitizers, with resume and pictures, says nothing.
+# A whole run on two ranks under the address and undefined-behaviour sanitizers, with resume and
+# pictures, says nothing.
 # seconds: 900
 . "$(dirname "$0")/runs.sh"
 make_tiny
