@@ -2,7 +2,6 @@
 // 2e-5 for every tensor; and parameter counts of the published sizes. As `test_goku FILE` it
 // compares what `kintoun forward` wrote of tests/golden/goku_tiny (tests/test_forward.sh).
 // ranks: 1
-// sanitize: all but leaks
 #include <math.h>
 #include <stdio.h>
 

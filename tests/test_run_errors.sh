@@ -59,6 +59,7 @@ run spikes 2 train.spike=0.000001 train.skips_max=2 stages.joint.steps=80
 [ $? -eq 1 ] || say "a run of skipped steps ended well"
 grep -q 'steps skipped in a row: gradient norm spiked' "$work/spikes.log" ||
     say "$(tail -n 2 "$work/spikes.log")"
-grep -q '"reason": "gradient norm spiked".*"packs": \[\[{"position": ' "$work/spikes/skipped.jsonl" ||
+grep -q '"reason": "gradient norm spiked".*"packs": \[\[{"position": ' \
+    "$work/spikes/skipped.jsonl" ||
     say "no report of what was skipped"
 exit $failed
