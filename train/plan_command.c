@@ -17,12 +17,13 @@ static const char *const HELP =
     "Says what the run will take on N ranks, without running it: parameters, memory per rank by\n"
     "purpose under every recomputation policy, FLOPs, communication, and for each stage the packs\n"
     "that its first steps would hold. Where the data is missing, all but the packs.\n"
-    "  --memory GIB   what a rank may use; else the free memory here, shared by all ranks\n"
+    "  --node N       ranks of a node (8); what parallel.shard = 0 chooses depends on it\n"
+    "  --memory GIB   what a rank may use; else the free memory here, shared by a node's ranks\n"
     "  --tflops T     products per rank; else measured here\n"
     "  --share S      of that, which a whole step reaches (0.4); the time is an estimate by it\n";
 
 typedef struct {
-    int64_t ranks;
+    int64_t ranks, node;
     double memory, tflops, share;
 } Options;
 
@@ -31,6 +32,7 @@ typedef struct {
     {key, type, offsetof(Options, field), standard, min, max, NULL, help, 0, NULL, 0, 0}
 static const Setting option_table[] = {
     ROW("ranks", SETTING_WHOLE, ranks, NULL, 1, 1 << 20, "--ranks N: as mpirun will start"),
+    ROW("node", SETTING_WHOLE, node, "8", 1, 65536, "ranks of a node"),
     ROW("memory", SETTING_NUMBER, memory, "0", 0, 1e6, "GiB of a rank; 0: what is free here"),
     ROW("tflops", SETTING_NUMBER, tflops, "0", 0, 1e6, "of a rank; 0: measured here"),
     ROW("share", SETTING_NUMBER, share, "0.4", 0.01, 1, "of the products' speed"),
@@ -88,21 +90,23 @@ static const char *missing_data(const Config *config) {
     return NULL;
 }
 
+// Bytes that a rank may use.
+static int64_t memory_available(const Options *options) {
+    if (options->memory > 0) return (int64_t)(options->memory * 0x1p30);
+    return device_memory_free() / min_i64(options->node, options->ranks) / 10 * 9;
+}
+
 static bool prepare(Plan *plan, Problems *problems) {
     const Config *c = &plan->config;
-    const MeshConfig layout = {(int)c->parallel.sequence, (int)c->parallel.shard};
-    int packs[STAGES_MAX];
+    const int ranks = (int)plan->options.ranks;
     StageData stages[STAGES_MAX];
-    for (int64_t s = 0; s < c->stage_count; s++) {
-        stages[s] = c->stages[s].data;
-        packs[s] = (int)stages[s].packs;
-    }
-    mesh_check(&layout, (int)plan->options.ranks, packs, (int)c->stage_count, problems);
+    for (int64_t s = 0; s < c->stage_count; s++) stages[s] = c->stages[s].data;
+    check_layout(c, ranks, problems);
     if (problems->count > 0) return false;
+    const MeshConfig layout = choose_layout(c, ranks, (int)min_i64(plan->options.node, ranks),
+                                            c->data.cache_bytes, memory_available(&plan->options));
     // The last rank of a shard group has the largest slices.
-    mesh_shape(&plan->mesh, &layout,
-               (layout.shard == 0 ? (int)plan->options.ranks : layout.shard) - 1,
-               (int)plan->options.ranks);
+    mesh_shape(&plan->mesh, &layout, (layout.shard == 0 ? ranks : layout.shard) - 1, ranks);
     model_record(&plan->model, &c->model, &plan->mesh);
     if (missing_data(c) != NULL) return true;
     const ModelNeeds needs = model_needs(&c->model);
@@ -187,8 +191,7 @@ static void print_memory(Plan *plan) {
     print_bytes(plan->planner != NULL ? "data" : "data: unknown, it is missing", plans,
                 offsetof(MemoryPlan, data));
     print_bytes("total", plans, offsetof(MemoryPlan, total));
-    int64_t available = device_memory_free() / plan->options.ranks / 10 * 9;
-    if (plan->options.memory > 0) available = (int64_t)(plan->options.memory * 0x1p30);
+    const int64_t available = memory_available(&plan->options);
     plan->recompute = choose_recompute(&plan->model, &plan->mesh, c, data, available);
     memory_plan(&plan->model, &plan->mesh, c, data, plan->recompute);
     const int64_t total = plans[plan->recompute].total;
@@ -196,7 +199,7 @@ static void print_memory(Plan *plan) {
         "recompute: %s%s; it takes %.1f of %.1f MiB that a rank may use%s%s\n",
         policies[plan->recompute], c->model.recompute == RECOMPUTE_AUTO ? " (auto)" : "",
         (double)total / 1048576, (double)available / 1048576,
-        plan->options.memory > 0 ? "" : " (9/10 of what is free here, shared by all ranks)",
+        plan->options.memory > 0 ? "" : " (9/10 of what is free here, shared by a node's ranks)",
         total > available ? ": TOO MUCH; use more ranks, smaller packs or parallel.sequence" : "");
 }
 
