@@ -13,13 +13,15 @@
 // copies what it needs into dense blocks of its own and adds everything in ascending order, so bits
 // do not depend on the number of threads. A length is cut into blocks of BLOCK; the last one is the
 // smallest class that holds the rest, filled up with zeros.
-enum { CLASSES = 3, BLOCK = 256, QUERY_RANGE = 2048 };
-static const int64_t class_rows[CLASSES] = {64, 128, BLOCK};
+enum { CLASSES = 4, BLOCK = 256, QUERY_RANGE = 2048 };
+static const int64_t class_rows[CLASSES] = {16, 64, 128, BLOCK};
 
 static const float log2_e = 1.44269504089f;
 
 static int class_of(int64_t rows) {
-    return rows <= 64 ? 0 : rows <= 128 ? 1 : 2;
+    int kind = 0;
+    while (class_rows[kind] < rows) kind++;
+    return kind;
 }
 
 // Rows of block i of `length`, and their class.
