@@ -386,16 +386,24 @@ static void read_text(Reader *r, const Setting *table, char *base) {
 
 // ---- The command line
 
-// The row of `s` that `word` names by number or by its setting "name", or -1.
-static int64_t find_row(const Setting *s, const char *base, const char *word) {
-    const int64_t count = *(const int64_t *)(const void *)(base + s->count_offset);
+// The row of `s` that `word` names by number or by its setting "name", or -1. The number behind the
+// last row adds one, whose name in messages is `prefix`, `s` and the number.
+static int64_t find_row(Reader *r, const Setting *s, char *base, const char *prefix,
+                        const char *word) {
+    int64_t *const count = (int64_t *)(void *)(base + s->count_offset);
     const Setting *const name = find(s->rows, "name");
-    for (int64_t i = 0; i < count; i++) {
-        char number[32];
+    for (int64_t i = 0; i <= *count && (double)i < s->max; i++) {
+        char number[32], key[SETTING_KEY_MAX];
+        char *const row = base + s->offset + (size_t)i * s->row_bytes;
         snprintf(number, sizeof(number), "%lld", (long long)i);
+        if (strcmp(number, word) == 0 && i == *count) {
+            snprintf(key, sizeof(key), "%.60s%.60s.%s.", prefix, s->key, number);
+            remember(r, key, 0);
+            set_defaults(s->rows, row);
+            (*count)++;
+        }
         if (strcmp(number, word) == 0) return i;
-        const char *const row = base + s->offset + (size_t)i * s->row_bytes;
-        if (name != NULL && strcmp(row + name->offset, word) == 0) return i;
+        if (i < *count && name != NULL && strcmp(row + name->offset, word) == 0) return i;
     }
     return -1;
 }
@@ -428,10 +436,11 @@ static void override(Reader *r, const Setting *table, char *base, const char *pr
         const char *const dot = strchr(row_name, '.');
         if (dot == NULL || dot - row_name >= (int)sizeof(word)) continue;
         snprintf(word, sizeof(word), "%.*s", (int)(dot - row_name), row_name);
-        const int64_t row = find_row(s, base, word);
+        const int64_t row = find_row(r, s, base, prefix, word);
         if (row < 0) {
-            report(r, 0, "%s: %s%s has no row '%s'; it has %lld rows, counted from 0", key, prefix,
-                   s->key, word, (long long)*(int64_t *)(void *)(base + s->count_offset));
+            report(r, 0, "%s: %s%s has no row '%s'; it has %lld, counted from 0, of at most %.0f",
+                   key, prefix, s->key, word,
+                   (long long)*(int64_t *)(void *)(base + s->count_offset), s->max);
             return;
         }
         snprintf(key, sizeof(key), "%.60s%.60s.%lld.", prefix, s->key, (long long)row);
@@ -450,7 +459,8 @@ static void report_missing(const Reader *r, const Setting *table, const char *ba
         char key[SETTING_KEY_MAX], what[SETTING_VALUE_MAX];
         snprintf(key, sizeof(key), "%s%s", prefix, s->key);
         const bool rows = s->type == SETTING_ROWS;
-        const bool needed = rows ? s->min > 0 : s->standard == NULL;
+        const int64_t count = rows ? *(const int64_t *)(const void *)(base + s->count_offset) : 0;
+        const bool needed = rows ? (double)count < s->min : s->standard == NULL;
         if (needed && find_set(r, key) == NULL) {
             setting_describe(what, s);
             if (line > 0)
@@ -458,7 +468,6 @@ static void report_missing(const Reader *r, const Setting *table, const char *ba
             else
                 problems_add(r->problems, "%s is not set; it must be %s (%s)", key, what, s->help);
         }
-        const int64_t count = rows ? *(const int64_t *)(const void *)(base + s->count_offset) : 0;
         for (int64_t i = 0; i < count; i++) {
             char row[SETTING_KEY_MAX];
             snprintf(row, sizeof(row), "%.120s.%lld.", key, (long long)i);

@@ -12,7 +12,8 @@
 //         {0}};
 //
 // Keys of one section stand next to each other. Rows are numbered from 0; a row may also be called
-// by the value of its setting "name": stages.1.steps=20, stages.images.steps=20.
+// by the value of its setting "name": stages.1.steps=20, stages.images.steps=20. On the
+// command line the number behind the last row adds a row.
 #ifndef BASE_SETTINGS_H
 #define BASE_SETTINGS_H
 

@@ -141,10 +141,18 @@ static void test_overrides(void **state) {
     check_that(parse(&c, everything, 7, overrides), "%s", problems.text[0]);
     check_that(c.heads == 3 && c.lr == 0 && c.stages[1].steps == 5, "values");
     check_that(c.stages[0].lr == 1 && c.stages[0].filters[1].min == 7, "rows by name");
+    const char *const rows[] = {"model.heads=3", "stages.0.name=first", "stages.first.steps=4",
+                                "stages.0.filters.0.name=fps"};
+    Config added;
+    check_that(parse(&added, "", 4, rows), "%s", problems.text[0]);
+    check_that(added.stage_count == 1 && added.stages[0].steps == 4, "a row is added");
+    check_that(added.stages[0].lr == SETTING_AUTO && added.stages[0].filter_count == 1, "its row");
     check_that(c.betas.count == 2 && strcmp(c.folder, "a=b") == 0, "list, text");
     check_override("stages.2.steps=1",
-                   "command line: stages.2.steps: stages has no row '2'; it has 2 rows, counted "
-                   "from 0");
+                   "stages.2.name is not set; it must be text of 1 to 31 bytes (for the log)");
+    check_override("stages.3.steps=1",
+                   "command line: stages.3.steps: stages has no row '3'; it has 2, counted from 0, "
+                   "of at most 3");
     check_override("stages.a.step=1",
                    "command line: unknown setting 'stages.0.step'; did you mean 'steps'?");
     check_override("stages=1", "command line: stages has rows; set one as stages.0.key=value");
