@@ -1,8 +1,10 @@
-// The commands of data sets:
-//     kintoun data info DIR            what is in it: shards, samples, shapes, texts, hashes, facts
-//     kintoun data verify DIR          reads every byte, checks every hash and sample, names bad
-//     places kintoun data catalogue DIR       makes catalogue.bin, which training needs kintoun
-//     data import OUT IN...    turns WebDataset tars and folders of safetensors or npy into MDS
+// The commands of data sets.
+//
+//     kintoun data info DIR          what is in it: shards, samples, shapes, texts, hashes, facts
+//     kintoun data verify DIR        reads every byte, checks every hash and sample
+//     kintoun data catalogue DIR     makes catalogue.bin, which training needs
+//     kintoun data import OUT IN...  turns WebDataset tars and folders of safetensors or npy into
+//     MDS
 #ifndef DATA_COMMAND_H
 #define DATA_COMMAND_H
 

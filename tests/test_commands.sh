@@ -97,7 +97,7 @@ says 78 'needs --height and --width' sample "$folder/alone" --caption 'a bag' --
 says 78 'multiples of the model' sample "$folder/alone" --height 3 --width 4
 says 78 "height = 'x' must be a whole number" sample "$folder/alone" --height x --width 4
 says 78 '--data:' sample "$folder/alone" --height 4 --width 4 --data "$folder"
-says 78 'more than 16 words' sample "$step" --height 4 --width 4 \
+says 78 'more than 15 words' sample "$step" --height 4 --width 4 \
     --caption 'a a a a a a a a a a a a a a a a a'
 says 78 'is a transformer folder: --weights' sample "$folder/alone" --weights --height 4 --width 4
 says 78 'holds neither config.json nor transformer_ema' sample "$folder/run"

@@ -132,11 +132,12 @@ void codec_statistics_add(CodecStatistics *statistics, const float *latent, Late
 }
 
 void codec_statistics_finish(Codec *codec, const CodecStatistics *statistics) {
-    for (int c = 0; c < CODEC_CHANNELS; c++) {
-        const double count = fmax(statistics->count[c], 1.0);
-        const double mean = c < CODEC_BAND ? statistics->sum[c] / count : 0.0;
-        const double variance = statistics->squares[c] / count - mean * mean;
+    double variance = 0.0;
+    for (int c = 0; c < CODEC_BAND; c++) {
+        const double count = fmax(statistics->count[c], 1.0), mean = statistics->sum[c] / count;
+        variance += fmax(statistics->squares[c] / count - mean * mean, 0.0) / CODEC_BAND;
         codec->mean[c] = (float)mean;
-        codec->std[c] = (float)fmax(sqrt(fmax(variance, 0.0)), 1e-3);
+        codec->mean[CODEC_BAND + c] = 0.0f;
     }
+    for (int c = 0; c < CODEC_CHANNELS; c++) codec->std[c] = (float)fmax(sqrt(variance), 1e-3);
 }

@@ -8,6 +8,7 @@
 
 // Never change: models trained on other vectors would read other words.
 static const uint64_t text_seed = 1;
+static const char *const end_of_text = "</s>";
 static const float place_scale = 0.25f;
 
 static void encode_word(float *token, const char *word, int64_t length, int place) {
@@ -25,10 +26,10 @@ int text_encode(float tokens[TEXT_TOKENS_MAX * TEXT_WIDTH], const char *caption,
     while (*(next += strspn(next, " \t\r\n")) != '\0') {
         const size_t length = strcspn(next, " \t\r\n");
         char word[64] = {0};
-        if (count == TEXT_TOKENS_MAX || length > sizeof(word)) {
+        if (count == TEXT_TOKENS_MAX - 1 || length > sizeof(word)) {
             error_set(error,
                       "caption '%.200s' has more than %d words or a word of more than %zu letters",
-                      caption, TEXT_TOKENS_MAX, sizeof(word));
+                      caption, TEXT_TOKENS_MAX - 1, sizeof(word));
             return -1;
         }
         for (size_t i = 0; i < length; i++) word[i] = (char)tolower((unsigned char)next[i]);
@@ -36,5 +37,7 @@ int text_encode(float tokens[TEXT_TOKENS_MAX * TEXT_WIDTH], const char *caption,
         count++;
         next += length;
     }
-    return count;
+    if (count == 0) return 0;
+    encode_word(tokens + count * TEXT_WIDTH, end_of_text, (int64_t)strlen(end_of_text), count);
+    return count + 1;
 }
