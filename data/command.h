@@ -3,8 +3,7 @@
 //     kintoun data info DIR          what is in it: shards, samples, shapes, texts, hashes, facts
 //     kintoun data verify DIR        reads every byte, checks every hash and sample
 //     kintoun data catalogue DIR     makes catalogue.bin, which training needs
-//     kintoun data import OUT IN...  turns WebDataset tars and folders of safetensors or npy into
-//     MDS
+//     kintoun data import OUT IN...  WebDataset tars, folders of safetensors or npy become MDS
 #ifndef DATA_COMMAND_H
 #define DATA_COMMAND_H
 

@@ -208,6 +208,18 @@ static void check_model(const ModelConfig *m, Problems *problems) {
     }
 }
 
+// ./kintoun starts the build that the settings ask for; a build started directly must not differ.
+static void check_build(const RunConfig *run, Problems *problems) {
+    static const char *const precisions[] = {"auto", "bf16", "fp32"};
+    if (run->precision != 0 && strcmp(precisions[run->precision], REAL_NAME) != 0) {
+        problems_add(problems, "run.precision = %s, but this is the %s build; start ./kintoun",
+                     precisions[run->precision], REAL_NAME);
+    }
+    if (run->device == 1) {
+        problems_add(problems, "run.device = cuda, but this is the CPU build; start ./kintoun");
+    }
+}
+
 bool config_parse(Config *config, const char *text, int64_t bytes, const char *name,
                   const char *const *overrides, int override_count, Problems *problems) {
     memset(config, 0, sizeof(*config));
@@ -217,6 +229,7 @@ bool config_parse(Config *config, const char *text, int64_t bytes, const char *n
     }
     const int before = problems->count;
     check_model(&config->model, problems);
+    check_build(&config->run, problems);
     const int64_t K = config->flow.strata;
     for (int64_t s = 0; s < config->stage_count && K > 0; s++) {
         if (config->stages[s].data.packs % K == 0) continue;

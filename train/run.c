@@ -247,6 +247,20 @@ static int train(Trainer *t, const StartOptions *options) {
     return exit_code;
 }
 
+// All ranks must run the same build on the same kind of processor, or their bits differ.
+static bool ranks_alike(Comm *world) {
+    char device[256], text[512];
+    device_describe(device, sizeof(device));
+    snprintf(text, sizeof(text), "the %s build on %s", REAL_NAME, device);
+    int64_t least = (int64_t)(hash_bytes(text, (int64_t)strlen(text)) >> 1), most = least;
+    comm_all_reduce_min(world, &least, 1);
+    comm_all_reduce_max(world, &most, 1);
+    if (least != most) {
+        fprintf(stderr, "ranks differ: rank %d is %s\n", comm_rank(world), text);
+    }
+    return least == most;
+}
+
 int train_command(int argc, char **argv) {
     mallopt(M_MMAP_THRESHOLD, 1 << 18);  // What a save took for a while goes back to the system.
     Comm *world = comm_start(&argc, &argv);
@@ -266,7 +280,7 @@ int train_command(int argc, char **argv) {
                budget_apply(config, world, problems) &&
                trainer_create(trainer, config, world, problems)) {
         catch_signals();
-        exit_code = train(trainer, &arguments->options);
+        exit_code = ranks_alike(world) ? train(trainer, &arguments->options) : EXIT_FAILED;
     } else if (speaks) {
         problems_print(problems, "the settings");
     }
