@@ -108,10 +108,18 @@ Picture picture_grid(const GridCell *cells, int count, int columns, int scale) {
         if (cells[i].values != NULL) {
             picture_values(&grid, x, y, cells[i].values, cells[i].height, cells[i].width, scale);
         }
+    }
+    for (int i = 0; i < count; i++) {
         if (cells[i].label == NULL) continue;
-        char text[64];
+        const int x = 1 + i % columns * step_x, y = 1 + i / columns * step_y;
+        int cell_span = 1;  // A label may run on under cells that have none.
+        while ((i + cell_span) % columns != 0 && i + cell_span < count &&
+               cells[i + cell_span].label == NULL) {
+            cell_span++;
+        }
+        char text[128];
         snprintf(text, sizeof(text), "%s", cells[i].label);
-        const size_t fits = (size_t)((step_x - 1) / TEXT_ADVANCE);
+        const size_t fits = (size_t)((cell_span * step_x - 1) / TEXT_ADVANCE);
         if (fits < sizeof(text)) text[fits] = '\0';
         picture_text(&grid, x + 1, y + height * scale + 1, text, 1, (Colour){224, 224, 224});
     }

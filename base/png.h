@@ -44,7 +44,8 @@ typedef struct {
 } GridCell;
 
 // Cells in rows of `columns`, one pixel apart, each as large as the largest; enlarged `scale`
-// times. Room for labels is there when any cell has one; labels that are too long are cut.
+// times. Room for labels is there when any cell has one; a label runs on under cells that have
+// none, and is cut where that is too short.
 Picture picture_grid(const GridCell *cells, int count, int columns, int scale);
 
 // ---- files
