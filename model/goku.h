@@ -3,7 +3,7 @@
 #ifndef MODEL_GOKU_H
 #define MODEL_GOKU_H
 
-#include "model/config.h"
+#include "model/model_config.h"
 #include "model/program.h"
 
 // The values by which units hang together, numbered as recorded.

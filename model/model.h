@@ -5,8 +5,8 @@
 #define MODEL_MODEL_H
 
 #include "base/arena.h"
-#include "model/config.h"
 #include "model/goku.h"
+#include "model/model_config.h"
 #include "model/program.h"
 #include "parallel/fsdp.h"
 

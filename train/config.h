@@ -10,7 +10,7 @@
 #include "base/real.h"
 #include "base/settings.h"
 #include "data/config.h"
-#include "model/config.h"
+#include "model/model_config.h"
 #include "parallel/mesh.h"
 
 enum { PROMPTS_MAX = 64, CAPTION_MAX = 128, PATH_MAX_BYTES = 512 };

@@ -1,6 +1,6 @@
 // The settings `model.*`: one architecture and its sizes.
-#ifndef MODEL_CONFIG_H
-#define MODEL_CONFIG_H
+#ifndef MODEL_MODEL_CONFIG_H
+#define MODEL_MODEL_CONFIG_H
 
 #include <stdint.h>
 
