@@ -1,4 +1,8 @@
+#include "model/model_config.h"
+
+#include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +10,44 @@
 #include "model/model.h"
 
 static const char *const CLASS_NAME = "GokuTransformer3DModel";
+
+// What the ops hold: a row of `width` on the stack, heads of HEAD_MAX; the rest keeps every product
+// of sizes far below 2^63.
+enum { LAYERS_MAX = 1024, WIDTH_MAX = 8192, HEAD_MAX = 256, COLUMNS_MAX = 1 << 20 };
+
+void model_config_check(const ModelConfig *c, const char *where, Problems *problems) {
+    if (c->layers > LAYERS_MAX) {
+        problems_add(problems, "%slayers = %" PRId64 " must be at most %d", where, c->layers,
+                     LAYERS_MAX);
+    }
+    if (c->head_dim % 8 != 0 || c->head_dim > HEAD_MAX) {
+        problems_add(problems, "%shead_dim = %" PRId64 " must be a multiple of 8, at most %d",
+                     where, c->head_dim, HEAD_MAX);
+    }
+    if (c->heads > WIDTH_MAX / c->head_dim) {
+        problems_add(problems,
+                     "%sheads * head_dim = %" PRId64 " * %" PRId64
+                     " is the model's width, which must be at most %d",
+                     where, c->heads, c->head_dim, WIDTH_MAX);
+    }
+    if (c->text_width % 8 != 0 || c->text_width > COLUMNS_MAX) {
+        problems_add(problems, "%stext_width = %" PRId64 " must be a multiple of 8, at most %d",
+                     where, c->text_width, COLUMNS_MAX);
+    }
+    const double patch = (double)c->patch;
+    const double elements = (double)c->in_channels * (double)c->patch_t * patch * patch;
+    if (elements > COLUMNS_MAX) {
+        problems_add(problems, "%sin_channels * patch_t * patch^2 = %g must be at most %d", where,
+                     elements, COLUMNS_MAX);
+    }
+    const double hidden = c->mlp_ratio * (double)c->heads * (double)c->head_dim;
+    if (hidden != floor(hidden) || hidden < 1 || hidden > COLUMNS_MAX) {
+        problems_add(problems,
+                     "%smlp_ratio = %g gives %g hidden channels, must be a whole number from 1 to "
+                     "%d",
+                     where, c->mlp_ratio, hidden, COLUMNS_MAX);
+    }
+}
 
 char *model_config_json(const ModelConfig *c) {
     json_t *json = json_pack(
@@ -73,5 +115,8 @@ bool model_config_parse(ModelConfig *config, const char *text, Error *error) {
     memset(config, 0, sizeof(*config));
     const bool ok = read_config(config, json, error);
     json_decref(json);
-    return ok;
+    if (!ok) return false;
+    Problems problems = {.count = 0};
+    model_config_check(config, "config.json: ", &problems);
+    return problems.count == 0 || error_set(error, "%s", problems.text[0]);
 }

@@ -36,4 +36,8 @@ static inline int64_t model_token_elements(const ModelConfig *config) {
     return config->in_channels * config->patch_t * config->patch * config->patch;
 }
 
+// Adds what the ops cannot compute: widths that are no multiples of 8 or above their limits. Names
+// are written behind `where`: "model." or "config.json: ".
+void model_config_check(const ModelConfig *config, const char *where, Problems *problems);
+
 #endif

@@ -85,6 +85,19 @@ sed 's/"num_layers": 2/"num_layers": 3/' $golden/config.json >"$folder/model/con
 refused 78 "'blocks.2.attn1.q_proj.weight' is missing" $model
 sed 's/"num_layers": 2/"num_layers": 1/' $golden/config.json >"$folder/model/config.json"
 refused 78 "'blocks.1.attn1.q_proj.weight' is not in this model" $model
+
+# config REPLACEMENT TEXT: config.json with this change is refused with TEXT.
+config() {
+    sed "$1" $golden/config.json >"$folder/model/config.json"
+    refused 78 "config.json: $2" $model
+}
+config 's/"attention_head_dim": [0-9]*/"attention_head_dim": 12/' 'head_dim = 12 must be a multiple'
+config 's/"num_attention_heads": [0-9]*/"num_attention_heads": 4096/' 'heads * head_dim = 4096 * '
+config 's/"num_layers": 2/"num_layers": 1000000/' 'layers = 1000000 must be at most 1024'
+config 's/"cross_attention_dim": [0-9]*/"cross_attention_dim": 20/' 'text_width = 20 must be'
+config 's/"patch_size": [0-9]*/"patch_size": 1000000/' 'in_channels * patch_t * patch^2 = '
+config 's/"num_layers": 2/"num_layers": 2, "mlp_ratio": 1.001/' 'mlp_ratio = 1.001 gives'
+config 's/"in_channels": [0-9]*/"in_channels": 0/' "'in_channels' must be a whole number"
 cp $golden/config.json "$folder/model"
 head -c 5000 $golden/diffusion_pytorch_model.safetensors \
     >"$folder/model/diffusion_pytorch_model.safetensors"
