@@ -18,9 +18,9 @@ static const double STEPS_SHARE = 0.85;
 enum { TRIAL_STEPS = 3 };
 
 // Seconds of one step: the fastest of a few, the slowest rank's.
-static double trial(Trainer *t) {
+static double trial(Trainer *t, int64_t steps) {
     int64_t best = INT64_MAX;
-    for (int i = 0; i < TRIAL_STEPS; i++) {
+    for (int64_t i = 0; i < min_i64(TRIAL_STEPS, steps); i++) {
         const int64_t start = (int64_t)(clock_seconds() * 1e6);
         StepReport report;
         Error error;
@@ -41,12 +41,12 @@ static bool measure(double *seconds, const Config *config, Comm *world, Problems
     for (int64_t s = 0; s < config->stage_count && ok; s++) {
         Error error;
         t->state.cursor.step = first;
-        ok = trainer_load(t, &error);
+        ok = agree(world, trainer_load(t, &error), &error);
         if (!ok) {
             problems_add(problems, "%s", error.text);
             break;
         }
-        seconds[s] = trial(t);
+        seconds[s] = trial(t, config->stages[s].data.steps);
         loader_free(t->loader);
         t->loader = NULL;
         first += config->stages[s].data.steps;
@@ -56,36 +56,49 @@ static bool measure(double *seconds, const Config *config, Comm *world, Problems
     return ok;
 }
 
+// The file's text: the budget, the steps as written, and what they became.
+static char *budget_text(const Config *config, const int64_t *written) {
+    json_t *before = json_array(), *steps = json_array();
+    for (int64_t s = 0; s < config->stage_count; s++) {
+        json_array_append_new(before, json_integer(written[s]));
+        json_array_append_new(steps, json_integer(config->stages[s].data.steps));
+    }
+    json_t *json = json_pack("{s:f, s:o, s:o}", "minutes", config->run.minutes, "written", before,
+                             "steps", steps);
+    char *text = json_dumps(json, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    json_decref(json);
+    CHECK(text != NULL, "no memory for the budget");
+    return text;
+}
+
+// Takes the steps from the file. It must be this recipe's: put back together it is the same text.
 static bool read_budget(Config *config, const char *path, Error *error) {
-    int64_t bytes;
+    int64_t bytes, written[STAGES_MAX];
     char *text = file_read(path, 1 << 16, &bytes, error);
     if (text == NULL) return false;
     json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-    free(text);
     const json_t *steps = json_object_get(json, "steps");
     bool ok = json_array_size(steps) == (size_t)config->stage_count;
     for (int64_t s = 0; s < config->stage_count && ok; s++) {
         const json_int_t n = json_integer_value(json_array_get(steps, (size_t)s));
         ok = n >= 1 && n <= 1000000000;
+        written[s] = config->stages[s].data.steps;
         config->stages[s].data.steps = n;
     }
     json_decref(json);
+    char *same = ok ? budget_text(config, written) : NULL;
+    ok = ok && strcmp(same, text) == 0;
+    free(same);
+    free(text);
     return ok || error_set(error,
-                           "%s: no list of %" PRId64
-                           " numbers of steps; remove it to "
-                           "measure again",
-                           path, config->stage_count);
+                           "%s: not made for this run.minutes and these steps of the stages; set "
+                           "them back, or remove the folder to start again",
+                           path);
 }
 
-static bool write_budget(const Config *config, const char *path, Error *error) {
-    json_t *steps = json_array();
-    for (int64_t s = 0; s < config->stage_count; s++) {
-        json_array_append_new(steps, json_integer(config->stages[s].data.steps));
-    }
-    json_t *json = json_pack("{s:f, s:o}", "minutes", config->run.minutes, "steps", steps);
-    char *text = json_dumps(json, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-    json_decref(json);
-    CHECK(text != NULL, "no memory for %s", path);
+static bool write_budget(const Config *config, const int64_t *written, const char *path,
+                         Error *error) {
+    char *text = budget_text(config, written);
     const bool ok = folder_create(config->run.dir, error) &&
                     file_write(path, text, (int64_t)strlen(text), error);
     free(text);
@@ -130,8 +143,12 @@ bool budget_apply(Config *config, Comm *world, Problems *problems) {
     } else {
         double seconds[STAGES_MAX];
         if (!measure(seconds, config, world, problems)) return false;
+        int64_t written[STAGES_MAX];
+        for (int64_t s = 0; s < config->stage_count; s++) {
+            written[s] = config->stages[s].data.steps;
+        }
         scale(config, seconds, rank == 0);
-        ok = rank != 0 || write_budget(config, path, &error);
+        ok = rank != 0 || write_budget(config, written, path, &error);
     }
     if (!agree(world, ok, &error)) {
         problems_add(problems, "%s", error.text);

@@ -108,7 +108,7 @@ const Setting config_table[] = {
     CHOICE("model.recompute", AT(model.recompute), "auto", "none|cheap|linear|block|auto", 0,
           "what the backward computes again"),
 
-    WHOLE("parallel.sequence", AT(parallel.sequence), "1", 1, 512, R, "ranks that split one pack"),
+    WHOLE("parallel.sequence", AT(parallel.sequence), "1", 1, 512, 0, "ranks that split one pack"),
     WHOLE("parallel.shard", AT(parallel.shard), "0", 0, 65536, 0,
           "ranks that share one copy of the parameters; 0: chosen"),
     CHOICE("parallel.reduce", AT(parallel.reduce), "auto", "auto|bf16|fp32", 0,
@@ -162,7 +162,7 @@ const Setting config_table[] = {
           "more corrupt samples end the run"),
 
     WHOLE("sample.every", AT(sample.every), "0", 0, 1e9, 0,
-          "steps between pictures, from step 0 on; 0: none"),
+          "steps between pictures, from step 0 on; 0: only at the end"),
     WHOLE("sample.steps", AT(sample.steps), "30", 1, 10000, 0, "of Euler's method"),
     NUMBER("sample.guidance", AT(sample.guidance), "3", 0, 100, 0,
           "classifier-free guidance; 1: none"),
@@ -183,7 +183,7 @@ const Setting config_table[] = {
     WHOLE("log.every", AT(log.every), "1", 1, 1e9, 0, "steps between lines"),
     FLAG("log.tensorboard", AT(log.tensorboard), "true", 0, "write event files"),
 
-    TEXT("init.weights", AT(init.weights), "", 0, PATH_MAX_BYTES, R,
+    TEXT("init.weights", AT(init.weights), "", 0, PATH_MAX_BYTES, 0,
           "transformer folder that a new run starts from"),
     WHOLE("resume.step", AT(resume.step), "0", 0, MANY, 0,
           "resume from this checkpoint; 0: the newest"),
@@ -230,6 +230,13 @@ bool config_parse(Config *config, const char *text, int64_t bytes, const char *n
     const int before = problems->count;
     check_model(&config->model, problems);
     check_build(&config->run, problems);
+    if (config->train.validate > 0 && config->data.holdout == 0) {
+        problems_add(problems,
+                     "train.validate = %" PRId64
+                     " needs data.holdout > 0: no sample is "
+                     "held out",
+                     config->train.validate);
+    }
     const int64_t K = config->flow.strata;
     for (int64_t s = 0; s < config->stage_count && K > 0; s++) {
         if (config->stages[s].data.packs % K == 0) continue;

@@ -44,9 +44,12 @@ MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int
     }
     const FsdpConfig sharding = fsdp_settings(config);
     model_plan(model, recompute, bounds);
-    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, mesh, &sharding),
+    // The last rank of a shard group has the largest slices, the first one the most heads.
+    Mesh last;
+    mesh_shape(&last, &(MeshConfig){mesh->sequences, mesh->shards}, mesh->shards - 1, mesh->size);
+    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, &last, &sharding),
                        .model = model->bytes,
-                       .optimizer = optimizer_plan(&model->params, mesh),
+                       .optimizer = optimizer_plan(&model->params, &last),
                        .data = data};
     plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.data;
     return plan;
@@ -81,7 +84,7 @@ static bool layout_fits(const Config *config, int ranks, int shard, int64_t data
     if (fits) {
         Mesh mesh;
         const MeshConfig layout = {(int)config->parallel.sequence, shard};
-        mesh_shape(&mesh, &layout, ranks - 1, ranks);
+        mesh_shape(&mesh, &layout, 0, ranks);
         model_record(model, &config->model, &mesh);
         const Recompute most = config->model.recompute == RECOMPUTE_AUTO
                                    ? RECOMPUTE_BLOCK

@@ -105,8 +105,7 @@ static bool prepare(Plan *plan, Problems *problems) {
     if (problems->count > 0) return false;
     const MeshConfig layout = choose_layout(c, ranks, (int)min_i64(plan->options.node, ranks),
                                             c->data.cache_bytes, memory_available(&plan->options));
-    // The last rank of a shard group has the largest slices.
-    mesh_shape(&plan->mesh, &layout, (layout.shard == 0 ? ranks : layout.shard) - 1, ranks);
+    mesh_shape(&plan->mesh, &layout, 0, ranks);
     model_record(&plan->model, &c->model, &plan->mesh);
     if (missing_data(c) != NULL) return true;
     const ModelNeeds needs = model_needs(&c->model);

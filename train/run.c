@@ -86,6 +86,18 @@ static bool read_arguments(Arguments *a, int argc, char **argv, Problems *proble
     return problems->count == 0;
 }
 
+typedef struct {
+    const char *key;
+    bool found;
+} KnownKey;
+
+static void find_key(void *context, const char *key, const char *value, int flags) {
+    (void)value;
+    (void)flags;
+    KnownKey *known = context;
+    if (strcmp(known->key, key) == 0) known->found = true;
+}
+
 // Rank 0 reads the file; all parse the same text. False with all problems.
 static bool read_config(Config *config, const Arguments *a, Comm *world, Problems *problems) {
     Error error = {""};
@@ -101,7 +113,14 @@ static bool read_config(Config *config, const Arguments *a, Comm *world, Problem
     const bool ok =
         config_parse(config, text, bytes, a->path, a->settings, a->setting_count, problems);
     free(text);
-    return ok;
+    for (int i = 0; i < a->options.override_count && ok; i++) {
+        KnownKey known = {.key = a->overrides[i]};
+        settings_each(config_table, config, find_key, &known);
+        if (known.found) continue;
+        problems_add(problems, "command line: --override %s: no setting of that name",
+                     a->overrides[i]);
+    }
+    return problems->count == 0;
 }
 
 // Makes the run's folder and keeps the settings there as they were resolved.
@@ -171,6 +190,12 @@ static bool save(Trainer *t, Loop *loop) {
     return loop->failed_saves < 2;
 }
 
+// Before leaving: one more try, then it is a failure. Collective.
+static bool save_at_last(Trainer *t, Loop *loop) {
+    return (save(t, loop) && loop->saved_step == t->state.step) ||
+           (loop->failed_saves < 2 && save(t, loop) && loop->saved_step == t->state.step);
+}
+
 static bool divides(int64_t every, int64_t step) {
     return every > 0 && step % every == 0;
 }
@@ -200,8 +225,8 @@ static int loop_run(Trainer *t, Loop *loop) {
         const int64_t now = t->state.step;
         if (divides(c->train.validate, now)) validate(&loop->validation, t, &loop->report);
         if (divides(c->sample.every, now) && now < end) grid_draw(&loop->grid, t, &loop->report);
-        const bool due = divides(c->checkpoint.every, now) || step.save || step.stop;
-        if ((due || now == end) && !save(t, loop)) return EXIT_FAILED;
+        if ((divides(c->checkpoint.every, now) || step.save) && !save(t, loop)) return EXIT_FAILED;
+        if ((step.stop || now == end) && !save_at_last(t, loop)) return EXIT_FAILED;
         if (step.stop && now < end) {
             report_say(&loop->report, "signalled: saved at step %" PRId64 ", to be continued", now);
             return EXIT_REQUEUE;
@@ -264,6 +289,7 @@ static bool ranks_alike(Comm *world) {
 int train_command(int argc, char **argv) {
     mallopt(M_MMAP_THRESHOLD, 1 << 18);  // What a save took for a while goes back to the system.
     Comm *world = comm_start(&argc, &argv);
+    catch_signals();
     const bool speaks = comm_rank(world) == 0;
     Arguments *arguments = calloc(1, sizeof(*arguments));
     Problems *problems = calloc(1, sizeof(*problems));
@@ -276,11 +302,12 @@ int train_command(int argc, char **argv) {
         if (speaks) printf("%s", arguments->help ? HELP : settings);
         free(settings);
         exit_code = EXIT_DONE;
+    } else if (!ranks_alike(world)) {
+        exit_code = EXIT_FAILED;
     } else if (problems->count == 0 && read_config(config, arguments, world, problems) &&
                budget_apply(config, world, problems) &&
                trainer_create(trainer, config, world, problems)) {
-        catch_signals();
-        exit_code = ranks_alike(world) ? train(trainer, &arguments->options) : EXIT_FAILED;
+        exit_code = train(trainer, &arguments->options);
     } else if (speaks) {
         problems_print(problems, "the settings");
     }

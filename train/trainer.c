@@ -7,6 +7,7 @@
 
 #include "base/die.h"
 #include "base/files.h"
+#include "checkpoint/agree.h"
 #include "checkpoint/restore.h"
 #include "checkpoint/save.h"
 #include "checkpoint/steps.h"
@@ -30,6 +31,25 @@ static int node_ranks(Comm *world) {
     return (int)ranks;
 }
 
+// Every rank reads the catalogues: one that cannot, or reads others, stops all. Collective.
+static bool agree_on_data(const Trainer *t, Problems *problems) {
+    Error error;
+    const bool ok = problems->count == 0 && t->planner != NULL;
+    error_set(&error, "%s", problems->count > 0 ? problems->text[0] : "");
+    if (!agree(t->world, ok, &error)) {
+        if (problems->count == 0) problems_add(problems, "%s", error.text);
+        return false;
+    }
+    int64_t least = (int64_t)(planner_checksum(t->planner) >> 1), most = least;
+    comm_all_reduce_min(t->world, &least, 1);
+    comm_all_reduce_max(t->world, &most, 1);
+    if (least == most) return true;
+    problems_add(problems,
+                 "the catalogues of data.sources differ between the nodes; run kintoun "
+                 "data catalogue on each data set and make them the same");
+    return false;
+}
+
 bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *problems) {
     memset(t, 0, sizeof(*t));
     t->config = *config;
@@ -41,8 +61,9 @@ bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *pro
     t->planner = planner_create(&config->data, stages, (int)config->stage_count, &needs,
                                 (uint64_t)config->run.seed, problems);
     check_layout(config, comm_size(world), problems);
-    if (problems->count > 0 || t->planner == NULL) return false;
-    const int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
+    if (!agree_on_data(t, problems)) return false;
+    int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
+    if (config->train.validate > 0) data += config->data.cache_bytes;  // Its own reader.
     const MeshConfig mesh =
         choose_layout(config, comm_size(world), node_ranks(world), data, available);
     mesh_init(&t->mesh, world, &mesh);

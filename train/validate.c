@@ -8,9 +8,6 @@
 bool validation_open(Validation *v, Trainer *t, Error *error) {
     memset(v, 0, sizeof(*v));
     if (t->config.train.validate == 0) return true;
-    if (t->config.data.holdout == 0) {
-        return error_set(error, "train.validate needs data.holdout > 0: no sample is held out");
-    }
     for (int64_t s = 0; s < t->config.stage_count; s++) {
         v->plans[s] = step_plan_create(t->planner);
         planner_validation(v->plans[s], t->planner, (int)s);
