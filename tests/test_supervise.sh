@@ -34,10 +34,47 @@ expect() {
     failed=1
 }
 
+# drops WORD: it is passed on to the first start and to no other.
+drops() {
+    : >calls && printf '%s\n' 1 75 0 >codes
+    sh launch/supervise 1 configs/a.yaml "$1" b=c >log 2>&1
+    [ "$(grep -c -e "$1" calls)" -eq 1 ] && [ "$(wc -l <calls)" -eq 3 ] &&
+        [ "$(sed -n 1p calls)" = "train configs/a.yaml $1 b=c" ] && return
+    echo "$1 after a restart:" && cat calls log
+    failed=1
+}
+
 expect 0 1 0
 expect 78 1 78
 expect 0 3 75 1 0
 expect 3 3 3 3 3
+drops --fresh
+drops resume.step=7
+
+# From another folder: names of that folder.
+mkdir elsewhere && : >elsewhere/b.yaml && : >calls && echo 0 >codes
+(cd elsewhere && sh ../launch/supervise 1 b.yaml) >log 2>&1
+grep -q "^train $folder/elsewhere/b.yaml$" calls || { cat calls log && failed=1; }
+sh launch/supervise --hosts none 1 configs/a.yaml >log 2>&1
+[ $? -eq 78 ] && grep -q 'none cannot be read' log || { cat log && failed=1; }
+
+# Hosts: a stand-in for ssh, and for mpirun, which shows what it is given. The last line lacks its
+# end. A signal while they are asked: nothing is started.
+mkdir bin && printf '#!/bin/sh\necho "$@" >>mpirun.calls\n' >bin/mpirun
+printf '#!/bin/sh\n[ ! -e slow ] || sleep 2\ncase "$*" in *" b "*) exit 1 ;; esac\n' >bin/ssh
+chmod +x bin/*
+printf 'a\nb\nc' >hosts
+PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1
+grep -q -e '--host a:4,c:4 ' mpirun.calls || { cat mpirun.calls log && failed=1; }
+rm -f mpirun.calls && : >slow
+PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1 &
+pid=$!
+sleep 1
+kill -TERM $pid
+wait $pid
+got=$?
+[ $got -eq 75 ] && [ ! -e mpirun.calls ] ||
+    { echo "a signal while hosts are asked: status $got" && cat log && failed=1; }
 
 : >calls && echo wait >codes
 sh launch/supervise 1 configs/a.yaml >log 2>&1 &
