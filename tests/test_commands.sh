@@ -57,6 +57,10 @@ says 0 'means over the first steps' plan "$folder/tiny.yaml" --ranks 4 parallel.
 says 78 'has weight' plan "$folder/tiny.yaml" --ranks 2 stages.0.height_min=100 \
     stages.1.height_min=100
 
+# ---- pictures during a run
+says 1 'sample.prompts: sample 2: 1 x 40 x 4 needs' train "$folder/tiny.yaml" \
+    sample.prompts.1.height=40 run.dir="$folder/large"
+
 # ---- sample
 $kintoun train "$folder/tiny.yaml" run.stop_at=20 >"$folder/log" 2>&1 ||
     { cat "$folder/log" && exit 1; }

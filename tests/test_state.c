@@ -25,6 +25,30 @@ static void test_spikes(void **state) {
     check_that(!state_is_spike(&run, &never, 1e9), "0 means never");
 }
 
+// A window of another size than the ring was made with is filled anew before anything is a spike.
+static void test_other_window(void **state) {
+    (void)state;
+    const TrainConfig narrow = {.spike = 4, .spike_window = 8};
+    const TrainConfig wide = {.spike = 4, .spike_window = 16};
+    for (int direction = 0; direction < 2; direction++) {
+        static RunState run;
+        const TrainConfig *before = direction == 0 ? &narrow : &wide;
+        const TrainConfig *after = direction == 0 ? &wide : &narrow;
+        run = (RunState){0};
+        for (int i = 0; i < 40; i++) state_add_norm(&run, before, 1 + i % 3);
+        check_that(state_is_spike(&run, before, 1e9), "no spike in a full window");
+        for (int64_t i = 0; i < after->spike_window; i++) {
+            check_that(!state_is_spike(&run, after, 1e9), "a spike after %lld norms", (long long)i);
+            state_add_norm(&run, after, 1);
+        }
+        check_that(state_is_spike(&run, after, 1e9), "no spike in the new window");
+    }
+    static RunState young;  // A ring that is not full yet goes on in a wider window.
+    for (int i = 0; i < 5; i++) state_add_norm(&young, &narrow, 1);
+    for (int i = 0; i < 11; i++) state_add_norm(&young, &wide, 1);
+    check_that(state_is_spike(&young, &wide, 2), "16 norms do not fill the window");
+}
+
 static void test_there_and_back(void **state) {
     (void)state;
     Planner *planner = plan_open_default();
@@ -55,6 +79,15 @@ static void test_there_and_back(void **state) {
         {"{\"step\": 1, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 0, \"norms\": []}, "
          "\"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
          "make no sense"},
+        {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 1, \"norms\": "
+         "[1, 2]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
+         "2 norms of 1 make no sense"},
+        {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 9, \"norms\": "
+         "[]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
+         "0 norms of 9 make no sense"},
+        {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 1, \"norms\": "
+         "[\"x\"]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
+         "norm 0 is no number"},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         check_that(!state_from_text(&back, planner, bad[i][0], &error), "accepted %s", bad[i][0]);
@@ -71,6 +104,7 @@ static void test_there_and_back(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spikes),
+        cmocka_unit_test(test_other_window),
         cmocka_unit_test(test_there_and_back),
     };
     return cmocka_run_group_tests(tests, plan_data, NULL);

@@ -26,7 +26,12 @@ bool grid_open(Grid *grid, const Trainer *t, Error *error) {
     const bool ok = demo_facts_read(&grid->facts, t->config.data.sources[0].path, error) &&
                     grid_rows(rows, c, t->config.model.text_width, error);
     pictures_create(&grid->pictures, rows, (int)c->prompt_count);
-    return ok;
+    if (!ok) return false;
+    const SamplerConfig how = {.guidance = c->guidance};
+    Error reason;
+    return sampler_check(grid->pictures.requests, grid->pictures.count, &how, &t->model,
+                         &reason) ||
+           error_set(error, "sample.prompts: %s", reason.text);
 }
 
 void grid_close(Grid *grid) {

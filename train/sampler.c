@@ -152,8 +152,13 @@ static void run_pack(SamplePack *p) {
     if (p->count > 0) finish(p);
 }
 
-static bool check_requests(const SampleRequest *requests, int count, int copies, const Model *model,
-                           Error *error) {
+static int copies_of(const SamplerConfig *config) {
+    return config->guidance == 1 ? 1 : 2;
+}
+
+bool sampler_check(const SampleRequest *requests, int count, const SamplerConfig *config,
+                   const Model *model, Error *error) {
+    const int copies = copies_of(config);
     const PatchSize patch = model_patch(&model->config);
     for (int i = 0; i < count; i++) {
         const LatentShape s = requests[i].shape;
@@ -167,10 +172,12 @@ static bool check_requests(const SampleRequest *requests, int count, int copies,
         }
         if (pack_length(requests + i, 1, copies, model) == 0) {
             return error_set(error,
-                             "sample %d: %d x %d x %d needs %" PRId64
-                             " tokens, more than the largest pack of %" PRId64,
+                             "sample %d: %d x %d x %d needs %" PRId64 " tokens, %" PRId64
+                             " of text and %d segments, more than the largest pack of %" PRId64
+                             ", %" PRId64 " and %" PRId64,
                              i, s.F, s.H, s.W, copies * latent_tokens(s, patch),
-                             model->bounds.tokens);
+                             text_rows(&requests[i]) + (copies - 1), copies, model->bounds.tokens,
+                             model->bounds.text, model->bounds.segments);
         }
     }
     return true;
@@ -178,12 +185,14 @@ static bool check_requests(const SampleRequest *requests, int count, int copies,
 
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
                  Fsdp *fsdp, Batch *batch, Error *error) {
-    const int copies = config->guidance == 1 ? 1 : 2;
-    if (!check_requests(requests, count, copies, model, error)) return false;
+    if (!sampler_check(requests, count, config, model, error)) return false;
+    const int copies = copies_of(config);
     const Mesh *mesh = model->mesh;
     const int64_t rows = model->bounds.tokens * model_token_elements(&model->config);
     float *memory = malloc((size_t)(2 * rows) * sizeof(float));
-    CHECK(memory != NULL, "no memory for %" PRId64 " elements of samples", 2 * rows);
+    int *ends = malloc((size_t)mesh->data_size * sizeof(*ends));
+    CHECK(memory != NULL && ends != NULL, "no memory for %" PRId64 " elements of samples",
+          2 * rows);
     for (int first = 0; first < count;) {  // One round: a pack for each data rank.
         int begin = first;
         SamplePack mine = {.copies = copies,
@@ -193,8 +202,6 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
                            .batch = batch,
                            .x = memory,
                            .velocity = memory + rows};
-        int ends[ULYSSES_RANKS_MAX];
-        CHECK(mesh->data_size <= ULYSSES_RANKS_MAX, "%d data ranks", mesh->data_size);
         for (int d = 0; d < mesh->data_size; d++) {
             const int length = pack_length(requests + begin, count - begin, copies, model);
             if (d == mesh->data_index) mine.requests = requests + begin, mine.count = length;
@@ -211,5 +218,6 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
         first = begin;
     }
     free(memory);
+    free(ends);
     return true;
 }

@@ -22,8 +22,12 @@ typedef struct {
 } SamplerConfig;
 
 // False with a reason where a request is larger than the model's bounds or no multiple of the
-// patch. Uses the batch's buffers; the weights are those that the fsdp's source gives. Collective
-// over the world.
+// patch. Local.
+bool sampler_check(const SampleRequest *requests, int count, const SamplerConfig *config,
+                   const Model *model, Error *error);
+
+// False where sampler_check is. Uses the batch's buffers; the weights are those that the fsdp's
+// source gives. Collective over the world.
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
                  Fsdp *fsdp, Batch *batch, Error *error);
 

@@ -19,10 +19,6 @@ void state_free(RunState *state) {
     cursor_free(&state->cursor);
 }
 
-static int64_t window(const RunState *state, const TrainConfig *config) {
-    return min_i64(state->norm_count, config->spike_window);
-}
-
 json_t *recipe_json(const Config *config, const Planner *planner) {
     char catalogues[32];
     snprintf(catalogues, sizeof(catalogues), "%016" PRIx64, planner_checksum(planner));
@@ -33,7 +29,7 @@ json_t *recipe_json(const Config *config, const Planner *planner) {
 
 char *state_to_text(const RunState *state, const Planner *planner, const Config *config) {
     json_t *norms = json_array();
-    for (int64_t i = 0; i < window(state, &config->train); i++) {
+    for (int64_t i = 0; i < state->norms_held; i++) {
         json_array_append_new(norms, json_real(state->norms[i]));
     }
     json_t *json = json_pack(
@@ -61,10 +57,12 @@ static bool read_state(RunState *state, const Planner *planner, json_t *json, Er
                        &in_row, "corrupt", &corrupt) != 0) {
         return error_set(error, "state.json: %s", where.text);
     }
-    if (step < 0 || updates < 0 || updates > step || count < 0 || !json_is_array(norms) ||
-        json_array_size(norms) > NORMS_MAX) {
-        return error_set(error, "state.json: step %lld, updates %lld, %zu norms make no sense",
-                         (long long)step, (long long)updates, json_array_size(norms));
+    const size_t size = json_array_size(norms);  // 0 where it is no array.
+    if (step < 0 || updates < 0 || updates > step || !json_is_array(norms) || size > NORMS_MAX ||
+        count < (json_int_t)size || (size == 0 && count > 0)) {
+        return error_set(error,
+                         "state.json: step %lld, updates %lld, %zu norms of %lld make no sense",
+                         (long long)step, (long long)updates, size, (long long)count);
     }
     state->step = step;
     state->updates = updates;
@@ -72,8 +70,13 @@ static bool read_state(RunState *state, const Planner *planner, json_t *json, Er
     state->skipped = skipped;
     state->skipped_in_row = in_row;
     state->corrupt = corrupt;
-    for (size_t i = 0; i < json_array_size(norms); i++) {
-        state->norms[i] = json_number_value(json_array_get(norms, i));
+    state->norms_held = (int64_t)size;
+    for (size_t i = 0; i < size; i++) {
+        const json_t *norm = json_array_get(norms, i);
+        if (!json_is_number(norm)) {
+            return error_set(error, "state.json: norm %zu is no number", i);
+        }
+        state->norms[i] = json_number_value(norm);
     }
     return cursor_from_json(&state->cursor, planner, cursor, error);
 }
@@ -99,7 +102,7 @@ static double median(double *values, int64_t count) {
 
 bool state_is_spike(const RunState *state, const TrainConfig *config, double norm) {
     const int64_t count = config->spike_window;
-    if (config->spike == 0 || state->norm_count < count) return false;
+    if (config->spike == 0 || state->norms_held != count) return false;
     double values[NORMS_MAX];
     memcpy(values, state->norms, (size_t)count * sizeof(*values));
     const double middle = median(values, count);
@@ -108,5 +111,8 @@ bool state_is_spike(const RunState *state, const TrainConfig *config, double nor
 }
 
 void state_add_norm(RunState *state, const TrainConfig *config, double norm) {
-    state->norms[state->norm_count++ % config->spike_window] = norm;
+    const int64_t window = config->spike_window;
+    if (state->norms_held != min_i64(state->norm_count, window)) state->norm_count = 0;
+    state->norms[state->norm_count++ % window] = norm;
+    state->norms_held = min_i64(state->norm_count, window);
 }

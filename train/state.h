@@ -15,6 +15,7 @@ typedef struct {
     Cursor cursor;            // Behind the last step.
     double norms[NORMS_MAX];  // Gradient norms of the last updates, a ring.
     int64_t norm_count;       // Of all updates that entered it.
+    int64_t norms_held;       // Those still in it: at most the window that it was made with.
     int64_t skipped, skipped_in_row, corrupt;
 } RunState;
 
@@ -33,6 +34,7 @@ char *state_to_text(const RunState *state, const Planner *planner, const Config 
 bool state_from_text(RunState *state, const Planner *planner, const char *text, Error *error);
 
 // Whether `norm` is above median + spike * MAD of the window; never before the window is full.
+// A ring made with another window than the present one starts anew.
 bool state_is_spike(const RunState *state, const TrainConfig *config, double norm);
 void state_add_norm(RunState *state, const TrainConfig *config, double norm);
 
