@@ -33,14 +33,12 @@ void stream_await(Stream stream, Event event);
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 
-// Bytes that could still be had on this node (CPU) or device.
+// Bytes that could still be had on this node (CPU: within its control group's limit, too) or
+// device.
 int64_t device_memory_free(void);
 
 // What this rank runs on, for the log and for comparing ranks: processor model and instruction
 // sets.
 void device_describe(char *text, int64_t size);
-
-// Whether products of bf16 run natively here.
-int device_has_bf16(void);
 
 #endif

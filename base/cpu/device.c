@@ -2,6 +2,7 @@
 #include "base/device.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,7 +80,7 @@ int64_t device_memory_used(void) {
     return (int64_t)resident * sysconf(_SC_PAGESIZE);
 }
 
-int64_t device_memory_free(void) {
+static int64_t memory_available(void) {
     char line[128];
     long kilobytes = 0;
     FILE *file = fopen("/proc/meminfo", "r");
@@ -88,6 +89,66 @@ int64_t device_memory_free(void) {
     }
     if (file != NULL) fclose(file);
     return (int64_t)kilobytes * 1024;
+}
+
+// The names of a memory controller's files, in versions 1 and 2 of control groups.
+typedef struct {
+    const char *mount, *limit, *usage, *active, *inactive;
+} Controller;
+
+static const Controller controllers[2] = {
+    {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     "total_active_file ", "total_inactive_file "},
+    {"/sys/fs/cgroup", "memory.max", "memory.current", "active_file ", "inactive_file "}};
+
+enum { GROUP_PATH_MAX = 4096 };
+
+// Adds up the numbers behind lines' starts `a` and `b` of a file; -1 where there is none, and for
+// "max".
+static int64_t read_numbers(const Controller *c, const char *group, const char *name, const char *a,
+                            const char *b) {
+    char path[GROUP_PATH_MAX + 64], line[256];
+    long long value, sum = -1;
+    snprintf(path, sizeof(path), "%s%s/%s", c->mount, group, name);
+    FILE *file = fopen(path, "r");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        const char *start = strncmp(line, a, strlen(a)) == 0 ? a : b;
+        if (strncmp(line, start, strlen(start)) != 0) continue;
+        if (sscanf(line + strlen(start), "%lld", &value) == 1) sum = max_i64(sum, 0) + value;
+    }
+    if (file != NULL) fclose(file);
+    return sum;
+}
+
+// What the group and all above it leave; files in the page cache give way. Changes `group`.
+static int64_t group_free(const Controller *c, char *group) {
+    int64_t least = INT64_MAX;
+    for (char *end = group + strlen(group); end != NULL; end = strrchr(group, '/')) {
+        *end = '\0';
+        const int64_t limit = read_numbers(c, group, c->limit, "", "");
+        const int64_t usage = read_numbers(c, group, c->usage, "", "");
+        const int64_t files = read_numbers(c, group, "memory.stat", c->active, c->inactive);
+        if (limit < 0 || usage < 0) continue;
+        least = min_i64(least, max_i64(0, limit - usage + max_i64(files, 0)));
+    }
+    return least;
+}
+
+int64_t device_memory_free(void) {
+    char line[GROUP_PATH_MAX];
+    int64_t least = memory_available();
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';  // "4:memory:/GROUP", or "0::/GROUP" in version 2.
+        char *names = strchr(line, ':'), *group = names != NULL ? strchr(names + 1, ':') : NULL;
+        if (group == NULL) continue;
+        *group++ = '\0';
+        const bool second = names[1] == '\0';
+        if (!second && strcmp(names + 1, "memory") != 0) continue;
+        least = min_i64(least, group_free(&controllers[second], group));
+    }
+    if (file != NULL) fclose(file);
+    return least;
 }
 
 void device_describe(char *text, int64_t size) {
@@ -102,8 +163,4 @@ void device_describe(char *text, int64_t size) {
                            : __builtin_cpu_supports("avx2")     ? "avx2"
                                                                 : "baseline";
     snprintf(text, (size_t)size, "%s (%s)", model, products);
-}
-
-int device_has_bf16(void) {
-    return __builtin_cpu_supports("avx512bf16") ? 1 : 0;
 }
