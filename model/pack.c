@@ -32,27 +32,51 @@ void pack_free(PackBind *bind) {
     *bind = (PackBind){0};
 }
 
-// The turns of one token at (t, h, w): D / 2 pairs of (cos, sin).
-static void turns(float *out, const Rope *rope, const int64_t place[3]) {
-    const int64_t s = 2 * (3 * rope->D / 16), width[3] = {rope->D - 2 * s, s, s};
-    for (int axis = 0; axis < 3; axis++) {
-        for (int64_t i = 0; i < width[axis] / 2; i++) {
-            const double frequency = pow(rope->theta, -2.0 * (double)i / (double)width[axis]);
-            const double angle = (double)place[axis] * frequency;
-            *out++ = (float)cos(angle);
-            *out++ = (float)sin(angle);
+// Turns of one axis: for each position half its width of pairs (cos, sin).
+typedef struct {
+    float *turn;
+    int64_t floats;  // Of one position.
+} AxisTable;
+
+static void fill_axis(AxisTable *table, const Rope *rope, int64_t width, int64_t positions) {
+    table->floats = width;
+    for (int64_t i = 0; i < width / 2; i++) {
+        const double frequency = pow(rope->theta, -2.0 * (double)i / (double)width);
+        for (int64_t p = 0; p < positions; p++) {
+            const double angle = (double)p * frequency;
+            table->turn[p * width + 2 * i] = (float)cos(angle);
+            table->turn[p * width + 2 * i + 1] = (float)sin(angle);
         }
     }
 }
 
-// Tokens [first, first + count) of a segment, from `out` on.
-static void segment_turns(float *out, const Segment *segment, PatchSize patch, const Rope *rope,
-                          int64_t first, int64_t count) {
-    const int64_t rows = segment->shape.H / patch.h, cols = segment->shape.W / patch.w;
+// Tables of t, h and w for all segments.
+static void fill_axes(AxisTable axes[3], const Segment *segments, int64_t count, PatchSize patch,
+                      const Rope *rope) {
+    const int64_t s = 2 * (3 * rope->D / 16), width[3] = {rope->D - 2 * s, s, s};
+    int64_t most[3] = {0, 0, 0};
     for (int64_t i = 0; i < count; i++) {
-        const int64_t token = first + i;
+        most[0] = max_i64(most[0], segments[i].shape.F / patch.t);
+        most[1] = max_i64(most[1], segments[i].shape.H / patch.h);
+        most[2] = max_i64(most[2], segments[i].shape.W / patch.w);
+    }
+    for (int axis = 0; axis < 3; axis++) {
+        axes[axis].turn = room(most[axis] * width[axis], sizeof(float));
+        fill_axis(&axes[axis], rope, width[axis], most[axis]);
+    }
+}
+
+// Tokens [first, first + count) of a segment, from `out` on: D / 2 pairs for each.
+static void segment_turns(float *out, const AxisTable axes[3], const Segment *segment,
+                          PatchSize patch, int64_t first, int64_t count) {
+    const int64_t rows = segment->shape.H / patch.h, cols = segment->shape.W / patch.w;
+    for (int64_t token = first; token < first + count; token++) {
         const int64_t place[3] = {token / (rows * cols), token / cols % rows, token % cols};
-        turns(out + i * rope->D, rope, place);
+        for (int axis = 0; axis < 3; axis++) {
+            const int64_t floats = axes[axis].floats;
+            memcpy(out, axes[axis].turn + place[axis] * floats, (size_t)floats * sizeof(*out));
+            out += floats;
+        }
     }
 }
 
@@ -69,6 +93,8 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
     const int64_t end = ulysses_token_cut(bind->P, index + 1, slices);
     bind->first = begin;
     bind->T = end - begin;
+    AxisTable axes[3];
+    fill_axes(axes, segments, count, patch, rope);
     bind->S = bind->X = bind->segment_first = bind->text_first = 0;
     for (int64_t s = 0; s < count; s++) {
         const int64_t from = max_i64(begin, bind->pack_start[s]);
@@ -81,7 +107,7 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
             continue;
         }
         for (int64_t t = from; t < to; t++) bind->segment[t - begin] = (int32_t)bind->S;
-        segment_turns(bind->rope + (from - begin) * rope->D, &segments[s], patch, rope,
+        segment_turns(bind->rope + (from - begin) * rope->D, axes, &segments[s], patch,
                       from - bind->pack_start[s], to - from);
         bind->token_start[bind->S] = (int32_t)(from - begin);
         bind->text_start[bind->S] = (int32_t)bind->X;
@@ -90,4 +116,5 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
     }
     bind->token_start[bind->S] = (int32_t)bind->T;
     bind->text_start[bind->S] = (int32_t)bind->X;
+    for (int axis = 0; axis < 3; axis++) free(axes[axis].turn);
 }
