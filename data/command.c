@@ -68,14 +68,16 @@ int data_command(int argc, char **argv) {
         const char *name;
         int (*run)(const char *folder);
     } commands[] = {{"info", info}, {"verify", verify}, {"catalogue", catalogue}};
-    if (argc == 1 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "help") == 0)) {
-        fputs(usage, stdout);
-        return EXIT_DONE;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || (i == 1 && strcmp(argv[i], "help") == 0)) {
+            fputs(usage, stdout);
+            return EXIT_DONE;
+        }
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        if (argc == 2 && strcmp(argv[0], commands[i].name) == 0) return commands[i].run(argv[1]);
+        if (argc == 3 && strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argv[2]);
     }
-    if (argc >= 3 && strcmp(argv[0], "import") == 0) return import(argv[1], argv + 2, argc - 2);
-    fprintf(stderr, "data: %s\n%s", argc < 1 ? "what to do is missing" : "not understood", usage);
+    if (argc >= 4 && strcmp(argv[1], "import") == 0) return import(argv[2], argv + 3, argc - 3);
+    fprintf(stderr, "data: %s\n%s", argc < 2 ? "what to do is missing" : "not understood", usage);
     return EXIT_CONFIG;
 }

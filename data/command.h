@@ -7,8 +7,9 @@
 #ifndef DATA_COMMAND_H
 #define DATA_COMMAND_H
 
-// argv[0] is "info", "verify", "catalogue" or "import". Prints to stdout, problems to stderr.
-// Returns the exit code: 0, 1 when the data is bad or cannot be read, 78 when the command line is.
+// argv[0] is "data", argv[1] "info", "verify", "catalogue" or "import"; --help anywhere prints all
+// four. Prints to stdout, problems to stderr. Returns the exit code: 0, 1 when the data is bad or
+// cannot be read, 78 when the command line is.
 int data_command(int argc, char **argv);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/die.h"
+#include "base/files.h"
 #include "base/real.h"
 #include "base/safetensors.h"
 #include "data/catalogue.h"
@@ -180,6 +181,12 @@ static bool read_json(Group *group, const Member *member, Error *error) {
     return error_set(error, "line %d: not a JSON object: %s", found.line, found.text);
 }
 
+// Whether read_member looks into files of this extension.
+static bool is_read(const char *extension) {
+    return has_ending(extension, "npy") || has_ending(extension, "safetensors") ||
+           has_ending(extension, "json") || has_ending(extension, "txt");
+}
+
 static bool read_member(Group *group, const Member *member, Import *import, Error *error) {
     static const char *const pickles[] = {"pt", "pth", "pkl", "pickle", "meta"};
     for (size_t i = 0; i < sizeof(pickles) / sizeof(pickles[0]); i++) {
@@ -338,7 +345,7 @@ static void add_member(Import *import, Group *group, Member *member) {
 
 static void import_input(Import *import, const char *input) {
     Error error = {""};
-    Members *members = members_open(input, &error);
+    Members *members = members_open(input, is_read, &error);
     Group group = {.input = input};
     int more = members == NULL ? -1 : 1;
     while (more > 0) {
@@ -376,8 +383,8 @@ bool data_import(ImportCounts *counts, const char *out, char *const inputs[], in
         mds_writer_abandon(import.writer);
     } else if (!mds_writer_close(import.writer, &error)) {
         problems_add(problems, "%s", error.text);
-    } else {
-        catalogue_build(out, problems);
+    } else if (!catalogue_build(out, problems) && !folder_remove(index, &error)) {
+        problems_add(problems, "%s", error.text);
     }
     return problems->count == before;
 }

@@ -14,13 +14,14 @@ enum { RECORD = 512 };
 
 struct Members {
     char path[PATH_BYTES_MAX];
+    bool (*wanted)(const char *extension);
     FILE *tar;  // NULL: a folder.
     int64_t offset;
     char **names;  // Of the folder.
     int count, next;
 };
 
-Members *members_open(const char *path, Error *error) {
+Members *members_open(const char *path, bool (*wanted)(const char *extension), Error *error) {
     struct stat status;
     if (strlen(path) >= PATH_BYTES_MAX - MEMBER_NAME_MAX / 2 || stat(path, &status) != 0) {
         error_set(error, "%s: cannot be read: %s", path, strerror(errno));
@@ -29,6 +30,7 @@ Members *members_open(const char *path, Error *error) {
     Members *members = calloc(1, sizeof(*members));
     CHECK(members != NULL, "no memory for %s", path);
     snprintf(members->path, sizeof(members->path), "%s", path);
+    members->wanted = wanted;
     if (S_ISDIR(status.st_mode)) {
         members->names = folder_list(path, &members->count, error);
     } else {
@@ -70,6 +72,7 @@ static int next_file(Member *out, Members *members, Error *error) {
         if (!split(out)) continue;
         if (!path_join(path, members->path, name, error)) return -1;
         if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) continue;
+        if (!members->wanted(out->extension)) return 1;
         out->data = file_read(path, MEMBER_BYTES_MAX, &out->bytes, error);
         return out->data == NULL ? -1 : 1;
     }
@@ -77,8 +80,8 @@ static int next_file(Member *out, Members *members, Error *error) {
 }
 
 // ---- tar
-// ----------------------------------------------------------------------------------------- What
-// the headers before a member said about it.
+
+// What the headers before a member said about it.
 typedef struct {
     char name[MEMBER_NAME_MAX];  // Empty: nothing.
     int64_t bytes;               // -1: nothing.
@@ -129,6 +132,22 @@ static char *read_data(Members *members, int64_t bytes, Error *error) {
     return data;
 }
 
+// Reads over the data of a member.
+static bool skip_data(Members *members, int64_t bytes, Error *error) {
+    char piece[64 * RECORD];
+    int64_t left = (bytes + RECORD - 1) / RECORD * RECORD;
+    members->offset += left;
+    while (left > 0) {
+        const size_t part = left < (int64_t)sizeof(piece) ? (size_t)left : sizeof(piece);
+        if (fread(piece, 1, part, members->tar) != part) {
+            bad(members, error, "the tar ends inside of a member");
+            return false;
+        }
+        left -= (int64_t)part;
+    }
+    return true;
+}
+
 // "LENGTH key=value\n" lines of a pax header: path and size.
 static bool read_pax(Override *override, const char *data, int64_t bytes) {
     for (const char *at = data; at < data + bytes;) {
@@ -170,28 +189,27 @@ static int read_record(Member *out, Override *override, Members *members, Error 
     const bool file = type == '0' || type == 0 || type == '7';
     if (file && override->bytes >= 0) bytes = override->bytes;
     if (bytes < 0 || bytes > MEMBER_BYTES_MAX) return bad(members, error, "a member's size");
-    char *data = read_data(members, bytes, error);
-    if (data == NULL) return -1;
-    int result = 0;
-    if (type == 'x') {
-        if (!read_pax(override, data, bytes)) result = bad(members, error, "a pax header");
-    } else if (type == 'L') {
-        snprintf(override->name, sizeof(override->name), "%s", data);
-    } else {
-        if (override->name[0] != 0) {
-            memcpy(out->name, override->name, sizeof(out->name));
-        } else {
-            read_name(out->name, record);
-        }
-        *override = (Override){.bytes = -1};
-        if (file && split(out)) {
-            out->data = data;
-            out->bytes = bytes;
-            return 1;
-        }
+    if (type == 'x' || type == 'L') {
+        char *data = read_data(members, bytes, error);
+        if (data == NULL) return -1;
+        const bool good = type == 'L' || read_pax(override, data, bytes);
+        if (type == 'L') snprintf(override->name, sizeof(override->name), "%s", data);
+        free(data);
+        return good ? 0 : bad(members, error, "a pax header");
     }
-    free(data);
-    return result;
+    if (override->name[0] != 0) {
+        memcpy(out->name, override->name, sizeof(out->name));
+    } else {
+        read_name(out->name, record);
+    }
+    *override = (Override){.bytes = -1};
+    const bool member = file && split(out);
+    if (!member || !members->wanted(out->extension)) {
+        return skip_data(members, bytes, error) ? member : -1;
+    }
+    out->data = read_data(members, bytes, error);
+    out->bytes = bytes;
+    return out->data == NULL ? -1 : 1;
 }
 
 int members_next(Member *out, Members *members, Error *error) {

@@ -7,6 +7,7 @@
 #ifndef DATA_MEMBERS_H
 #define DATA_MEMBERS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -17,14 +18,16 @@ typedef struct {
     char name[MEMBER_NAME_MAX];
     int64_t key_bytes;      // name[0 .. key_bytes) is the key.
     const char *extension;  // Behind the dot, in `name`.
-    char *data;             // malloc'd, a zero byte behind it; the caller frees.
-    int64_t bytes;
+    char *data;             // malloc'd, a zero byte behind it; the caller frees. NULL: not wanted.
+    int64_t bytes;          // Of data.
 } Member;
 
 typedef struct Members Members;
 
-// A folder, or a file that must be a tar. NULL and the reason when it cannot be opened.
-Members *members_open(const char *path, Error *error);
+// A folder, or a file that must be a tar. NULL and the reason when it cannot be opened. Members of
+// extensions that are not `wanted` come without their data, of which no more than a piece is ever
+// in memory.
+Members *members_open(const char *path, bool (*wanted)(const char *extension), Error *error);
 void members_close(Members *members);
 
 // The next member that has a key and an extension; others (folders, links, names in

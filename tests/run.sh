@@ -58,6 +58,7 @@ run_one() {
         echo $! >"$1.pid"
         wait $!
         status=$?
+        rm -f "$1.pid"
     else
         echo "$program was not built" >"$1.log"
         status=1
@@ -133,6 +134,9 @@ for script in tests/tidy.sh tests/test_*.sh; do
     job $queue "$(basename "$script" .sh)" "${seconds:-300}" 1 sh "$script"
 done
 
+for job in $results/*.job; do # One that leaves no verdict has failed.
+    [ ! -e "$job" ] || echo "0 1 0" >"${job%.job}.verdict"
+done
 trap 'kill $(cat $results/*.pid) 2>/dev/null; exit 130' INT TERM
 begin=$(date +%s)
 cores=$(nproc)
@@ -141,6 +145,9 @@ xargs -r -n 1 sh tests/run.sh --one <$several
 
 printf '\n'
 grep -h ' s  FAILED' $results/*.shown
+for job in $results/*.job; do
+    [ ! -e "$job" ] || [ -e "${job%.job}.shown" ] || echo "$(head -n 1 "$job"): lost, FAILED"
+done
 cat $results/*.verdict 2>/dev/null | awk -v seconds=$(($(date +%s) - begin)) '
     { passed += $1; failed += $2; skipped += $3 }
     END {

@@ -17,10 +17,8 @@ say() {
 
 # One at a time makes the data; the others wait for it.
 make_tiny() {
-    while ! mkdir $tiny.lock 2>/dev/null; do sleep 0.2; done
-    $build/kintoun data demo $tiny --tiny >"$work/data.log" 2>&1 ||
+    flock $tiny.lock $build/kintoun data demo $tiny --tiny >"$work/data.log" 2>&1 ||
         say "no data: $(cat "$work/data.log")"
-    rmdir $tiny.lock
 }
 
 # run NAME RANKS [SETTING]...: trains configs/tiny.yaml in $work/NAME; its output in
@@ -36,7 +34,7 @@ run() {
 # must NAME RANKS [SETTING]...: the same, and it must end well.
 must() {
     run "$@" && return
-    say "$1 on $2 ranks failed: $(tail -n 5 "$work/$1.log")"
+    say "$1 on $2 ranks failed: $(tail -n 15 "$work/$1.log")"
 }
 
 # digest NAME [STEP]: one hash of every file's sha256 in the checkpoint of a step (20).

@@ -223,6 +223,18 @@ static void test_refusals(void **state) {
     check_contains(error.text, "remove it or name another folder");
     check_that(!demo_prepare(folder, nowhere, DEMO_FULL, &error), "tiny was taken for the demo");
     check_contains(error.text, "no finished demo data of this size");
+    // Data of an earlier text encoder is not taken for finished.
+    char *facts = file_read(check_path(path, "tiny/images/dataset.json"), 1 << 20, NULL, &error);
+    char *name = strstr(facts, "-end\"");
+    check_that(name != NULL, "no name of the encoder");
+    memcpy(name, "\"    ", 5);
+    check_that(file_write(path, facts, (int64_t)strlen(facts), &error), "%s", error.text);
+    check_that(!demo_prepare(folder, nowhere, DEMO_TINY, &error), "an earlier encoder's was taken");
+    check_contains(error.text, "another text encoder");
+    check_contains(error.text, "remove it or name another folder");
+    memcpy(name, "-end\"", 5);
+    check_that(file_write(path, facts, (int64_t)strlen(facts), &error), "%s", error.text);
+    free(facts);
     // A folder that cannot be made.
     check_path(path, "tiny/mixed/index.json/new");
     check_that(!demo_prepare(path, nowhere, DEMO_TINY, &error), "a folder inside a file");
@@ -248,7 +260,7 @@ static void test_facts_refused(void **state) {
     (void)state;
     static const char *const changes[][3] = {
         {"dct4-haar2", "dct8-haar2", "another codec"},
-        {"hashed-words", "hashed-chars", "another text encoder"},
+        {"hashed-words-end", "hashed-words", "another text encoder"},
         {"\"version\": 1", "\"version\": 2", "a version"},
         {"\"std\": [", "\"std\": [-", "positive"},
         {"\"mean\": [", "\"mean\": [1, ", "wrong mean"},

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "base/safetensors.h"
 #include "data/command.h"
 #include "data/import.h"
@@ -210,24 +211,45 @@ static void test_broken_tars(void **state) {
     free(tar);
 }
 
+// Shards that are good and a dataset.json that is not: no catalogue, and so no index.
+static void test_no_catalogue(void **state) {
+    (void)state;
+    char path[512];
+    ImportCounts counts;
+    Problems problems;
+    Error error;
+    check_that(folder_create(check_path(path, "no-catalogue"), &error), "%s", error.text);
+    maker_overwrite(check_path(path, "no-catalogue/dataset.json"), (const uint8_t *)"{", 1);
+    check_that(!import("no-catalogue", "tests/golden/import/gnu.tar", &counts, &problems),
+               "a wrong dataset.json was taken");
+    check_contains(problems.text[0], "dataset.json");
+    check_that(!path_exists(check_path(path, "no-catalogue/index.json")), "index.json is there");
+}
+
 static void test_command(void **state) {
     (void)state;
     char out[512];
     check_path(out, "by-command");
     char tar[] = "tests/golden/import/gnu.tar", name[] = "import", verify[] = "verify";
-    check_that(data_command(3, (char *[]){name, out, tar}) == 0, "import");
-    check_that(data_command(2, (char *[]){verify, out}) == 0, "verify");
-    check_that(data_command(3, (char *[]){name, out, tar}) == 1, "import over it");
-    check_that(data_command(2, (char *[]){verify, tar}) == 1, "verify a tar");
-    check_that(data_command(1, (char *[]){verify}) == 78, "verify nothing");
-    check_that(data_command(2, (char *[]){name, out}) == 78, "import nothing");
+    char data[] = "data", help[] = "--help";
+    check_that(data_command(4, (char *[]){data, name, out, tar}) == 0, "import");
+    check_that(data_command(3, (char *[]){data, verify, out}) == 0, "verify");
+    check_that(data_command(4, (char *[]){data, name, out, tar}) == 1, "import over it");
+    check_that(data_command(3, (char *[]){data, verify, tar}) == 1, "verify a tar");
+    check_that(data_command(2, (char *[]){data, verify}) == 78, "verify nothing");
+    check_that(data_command(3, (char *[]){data, name, out}) == 78, "import nothing");
+    check_that(data_command(1, (char *[]){data}) == 78, "nothing");
+    check_that(data_command(2, (char *[]){data, help}) == 0, "help");
+    check_that(data_command(3, (char *[]){data, verify, help}) == 0, "help of verify");
+    check_that(data_command(3, (char *[]){data, name, help}) == 0, "help of import");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tars),    cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_npy_refused),
-        cmocka_unit_test(test_command), cmocka_unit_test(test_broken_tars),
+        cmocka_unit_test(test_tars),         cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_npy_refused),
+        cmocka_unit_test(test_command),      cmocka_unit_test(test_broken_tars),
+        cmocka_unit_test(test_no_catalogue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

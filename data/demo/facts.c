@@ -10,7 +10,7 @@
 #include "base/files.h"
 #include "data/demo/text.h"
 
-static const char codec_name[] = "dct4-haar2", encoder_name[] = "hashed-words";
+static const char codec_name[] = "dct4-haar2", encoder_name[] = "hashed-words-end";
 
 static json_t *numbers(const float *values) {
     json_t *array = json_array();

@@ -2,7 +2,7 @@
 //     {"version": 1, "source": "fashion-mnist" | "shapes", "seed": N, "classes": [names],
 //      "latent": {"codec": "dct4-haar2", "channels": 32, "applied": true, "mean": [C], "std": [C]},
 //      "pixels": {"channels": 1, "block": 4, "stride": 2},
-//      "text": {"encoder": "hashed-words", "width": 64, "tokens_max": 16}}
+//      "text": {"encoder": "hashed-words-end", "width": 64, "tokens_max": 16}}
 // "applied" says that latents are stored normalised.
 #ifndef DATA_DEMO_FACTS_H
 #define DATA_DEMO_FACTS_H
