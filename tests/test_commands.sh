@@ -80,6 +80,10 @@ cmp "$folder/one/latents.safetensors" "$folder/four/latents.safetensors" || fail
 says 0 "$folder/five/images.png" sample "$step" --out "$folder/five" --caption trousers \
     --height 4 --width 6 --count 3 --caption 'a bag' --steps 2 --guidance 1 --scale 1
 [ -e "$folder/five/trousers.png" ] && [ -e "$folder/five/a-bag.png" ] || failed=1
+here=$PWD
+(cd "$step" && "$here/$kintoun" sample . --out "$folder/nine") >"$folder/log" 2>&1 ||
+    { cat "$folder/log" && failed=1; }
+cmp "$folder/one/latents.safetensors" "$folder/nine/latents.safetensors" || failed=1
 
 # Elsewhere, without a run around it, only the model is known.
 cp -r "$step/transformer" "$folder/alone"

@@ -1,5 +1,6 @@
 // kintoun sample: images and videos from a checkpoint.
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,11 +182,25 @@ static void read_run(Command *c, const char *path, Problems *problems) {
     free(text);
 }
 
-// The shift of the stage that the checkpoint's last step belongs to.
-static double shift_of(const Config *config, const char *folder) {
-    int64_t step = 0;
-    const char *name = strstr(folder, "step-");
-    if (name != NULL) step = strtoll(name + 5, NULL, 10);
+// The step of the checkpoint that the model is from, by its state.json; -1: none lies there.
+static int64_t step_of(const char *weights) {
+    char path[PATH_BYTES_MAX];
+    Error error;
+    int64_t step = -1;
+    char *text = path_join(path, weights, "../state.json", &error)
+                     ? file_read(path, 1 << 24, NULL, &error)
+                     : NULL;
+    json_t *state = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    const json_t *value = json_object_get(state, "step");
+    if (json_is_integer(value)) step = json_integer_value(value);
+    json_decref(state);
+    free(text);
+    return step;
+}
+
+// The shift of the stage that this step belongs to; 1 where it is not known.
+static double shift_of(const Config *config, int64_t step) {
+    if (step < 0) return 1;
     int64_t s = 0;
     for (; s < config->stage_count - 1; s++) {
         step -= config->stages[s].data.steps;
@@ -202,7 +217,7 @@ static void fill_options(Command *c) {
     if (o->seed < 0) o->seed = run != NULL ? run->run.seed : 1;
     if (o->scale < 0) o->scale = run != NULL ? run->sample.scale : 2;
     if (o->guidance < 0) o->guidance = run != NULL ? run->sample.guidance : 3;
-    if (o->shift < 0) o->shift = run != NULL ? shift_of(run, c->words.word[0]) : 1;
+    if (o->shift < 0) o->shift = run != NULL ? shift_of(run, step_of(c->weights)) : 1;
 }
 
 // The demo's codec and text encoder, where the data set has them. Another kind of data is fine
