@@ -12,7 +12,8 @@ typedef struct EventState *Event;
 void *device_allocate(const char *name, int64_t bytes);
 void device_free(void *memory);
 
-// Copies between any two places, in the order of `stream`. May not overlap.
+// Copies between any two places, in the order of `stream`. May not overlap. A source on the host
+// may be changed when the call returns; a destination on the host is read after stream_wait.
 void device_copy(void *to, const void *from, int64_t bytes, Stream stream);
 void device_zero(void *memory, int64_t bytes, Stream stream);
 

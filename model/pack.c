@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/device.h"
 #include "base/die.h"
 #include "base/real.h"
 #include "parallel/ulysses.h"
@@ -16,19 +17,25 @@ static void *room(int64_t count, int64_t size) {
 }
 
 void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64_t D) {
-    *bind = (PackBind){.segment = room(tokens_max, sizeof(int32_t)),
+    const int64_t segment_bytes = tokens_max * (int64_t)sizeof(int32_t);
+    const int64_t rope_bytes = tokens_max * D * (int64_t)sizeof(float);
+    *bind = (PackBind){.segment = device_allocate("segments of tokens", segment_bytes),
+                       .rope = device_allocate("rotary turns", rope_bytes),
                        .pack_start = room(segments_max + 1, sizeof(int32_t)),
                        .token_start = room(segments_max + 1, sizeof(int32_t)),
                        .text_start = room(segments_max + 1, sizeof(int32_t)),
-                       .rope = room(tokens_max * D, sizeof(float))};
+                       .host_segment = room(segment_bytes, 1),
+                       .host_rope = room(rope_bytes, 1)};
 }
 
 void pack_free(PackBind *bind) {
-    free(bind->segment);
+    device_free(bind->segment);
+    device_free(bind->rope);
     free(bind->pack_start);
     free(bind->token_start);
     free(bind->text_start);
-    free(bind->rope);
+    free(bind->host_segment);
+    free(bind->host_rope);
     *bind = (PackBind){0};
 }
 
@@ -106,8 +113,8 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
             bind->text_first += segments[s].text;
             continue;
         }
-        for (int64_t t = from; t < to; t++) bind->segment[t - begin] = (int32_t)bind->S;
-        segment_turns(bind->rope + (from - begin) * rope->D, axes, &segments[s], patch,
+        for (int64_t t = from; t < to; t++) bind->host_segment[t - begin] = (int32_t)bind->S;
+        segment_turns(bind->host_rope + (from - begin) * rope->D, axes, &segments[s], patch,
                       from - bind->pack_start[s], to - from);
         bind->token_start[bind->S] = (int32_t)(from - begin);
         bind->text_start[bind->S] = (int32_t)bind->X;
@@ -117,4 +124,6 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
     bind->token_start[bind->S] = (int32_t)bind->T;
     bind->text_start[bind->S] = (int32_t)bind->X;
     for (int axis = 0; axis < 3; axis++) free(axes[axis].turn);
+    device_copy(bind->segment, bind->host_segment, bind->T * (int64_t)sizeof(int32_t), NULL);
+    device_copy(bind->rope, bind->host_rope, bind->T * rope->D * (int64_t)sizeof(float), NULL);
 }

@@ -22,11 +22,15 @@ typedef struct {
     int64_t first;
     int64_t segment_first, segments;  // `segments`: of the whole pack.
     int64_t text_first;               // Of the pack's text tokens.
-    int32_t *segment;      // [T] Segment of each token, from 0 for the first one touched.
-    int32_t *pack_start;   // [segments + 1] Where each segment's tokens begin in the pack.
-    int32_t *token_start;  // [S + 1] Where each touched segment's tokens begin here.
-    int32_t *text_start;   // [S + 1] Where its text begins here.
-    float *rope;           // [T, D / 2, 2] cos and sin of each pair's turn.
+    // On the device, for the ops; copied from host_segment and host_rope.
+    int32_t *segment;  // [T] Segment of each token, from 0 for the first one touched.
+    float *rope;       // [T, D / 2, 2] cos and sin of each pair's turn.
+    // On the host.
+    int32_t *pack_start;    // [segments + 1] Where each segment's tokens begin in the pack.
+    int32_t *token_start;   // [S + 1] Where each touched segment's tokens begin here.
+    int32_t *text_start;    // [S + 1] Where its text begins here.
+    int32_t *host_segment;  // [T], [T, D / 2, 2] On their way to the device.
+    float *host_rope;
 } PackBind;
 
 // Rotary positions: the head's D split over (t, h, w) as D - 2 s, s, s with s = 2 floor(3 D / 16);
@@ -41,7 +45,8 @@ typedef struct {
 void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64_t D);
 void pack_free(PackBind *bind);
 
-// Binds slice `index` of `slices` of a pack of `count` segments.
+// Binds slice `index` of `slices` of a pack of `count` segments; copies to the device on the
+// compute stream.
 void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize patch,
                const Rope *rope, int index, int slices);
 

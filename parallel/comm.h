@@ -37,8 +37,12 @@ void comm_free(Comm *comm);
 
 // All below: collective over `comm`. Offsets and counts in bytes; sizes may pass 2^31; 0 is legal.
 void comm_barrier(Comm *comm);
+
+// On host memory, done on return: for facts and results.
 void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream stream);
 
+// The data collectives, on device memory, in the order of `stream`.
+//
 // out [size][bytes] = every rank's `bytes` bytes at `in`, in rank order.
 void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Stream stream);
 

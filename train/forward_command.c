@@ -222,14 +222,12 @@ static void fill_rows(float *device, const Forward *f, bool target) {
 static void fill(Forward *f) {
     Batch *batch = &f->batch;
     Model *model = &f->model;
-    PackBind *bind = &batch->bind;
+    const PackBind *bind = &batch->bind;
     const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
-    const Rope rope = {model->config.head_dim, model->config.rope_theta};
     for (int64_t n = 0; n < f->inputs.count; n++) batch->segments[n] = f->inputs.given[n].segment;
-    pack_bind(bind, batch->segments, f->inputs.count, model_patch(&model->config), &rope, 0, 1);
+    batch_bind(batch, model, f->inputs.count);
     fill_rows(batch->data, f, false);
     vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);
-    memset(batch->text, 0, (size_t)(bind->X * width) * sizeof(float));
     for (int64_t s = 0; s < bind->S; s++) {
         const Given *given = &f->inputs.given[s];
         batch->times[s] = given->time;
@@ -238,9 +236,7 @@ static void fill(Forward *f) {
         memcpy(batch->text + bind->text_start[s] * width, given->text,
                (size_t)(given->segment.text * width) * sizeof(float));
     }
-    vector_round(model->text, REAL_TYPE, batch->text, bind->X * width, NULL);
-    device_copy(model->time, batch->times, bind->S * (int64_t)sizeof(float), NULL);
-    device_copy(batch->weight, batch->weights, bind->S * (int64_t)sizeof(float), NULL);
+    batch_upload(batch, model);
     if (f->gradients) fill_rows(batch->target, f, true);
 }
 

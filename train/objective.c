@@ -103,6 +103,8 @@ static void lay_out(Batch *batch, const Model *model) {
     batch->noise = arena_take(&batch->arena, bytes);
     batch->target = arena_take(&batch->arena, bytes);
     batch->weight = arena_take(&batch->arena, model->bounds.segments * (int64_t)sizeof(float));
+    batch->wide_text = arena_take(
+        &batch->arena, model->bounds.text * model->config.text_width * (int64_t)sizeof(float));
 }
 
 void batch_create(Batch *batch, const Model *model) {
@@ -136,6 +138,21 @@ void batch_free(Batch *batch) {
     arena_free(&batch->arena);
 }
 
+void batch_bind(Batch *batch, const Model *model, int64_t count) {
+    const Rope rope = {model->config.head_dim, model->config.rope_theta};
+    pack_bind(&batch->bind, batch->segments, count, model_patch(&model->config), &rope,
+              model->mesh->sequence_index, model->mesh->sequences);
+    memset(batch->text, 0, (size_t)(batch->bind.X * model->config.text_width) * sizeof(float));
+}
+
+void batch_upload(Batch *batch, Model *model) {
+    const int64_t S = batch->bind.S, elements = batch->bind.X * model->config.text_width;
+    device_copy(batch->wide_text, batch->text, elements * (int64_t)sizeof(float), NULL);
+    vector_round(model->text, REAL_TYPE, batch->wide_text, elements, NULL);
+    device_copy(model->time, batch->times, S * (int64_t)sizeof(float), NULL);
+    device_copy(batch->weight, batch->weights, S * (int64_t)sizeof(float), NULL);
+}
+
 static bool without_text(const LoadedSample *sample, const FlowKeys *keys) {
     return sample->text_length == 0 ||
            rng_uniform(keys->seed, RNG_CAPTION, (uint64_t)sample->position, 0) <
@@ -163,34 +180,28 @@ static void fill_rows(float *device, Batch *batch, const Model *model, const Loa
     device_copy(device, batch->rows, bind->T * E * (int64_t)sizeof(float), NULL);
 }
 
-static void fill_text(Batch *batch, Model *model, const LoadedPack *pack, const FlowKeys *keys) {
+static void fill_text(Batch *batch, const Model *model, const LoadedPack *pack,
+                      const FlowKeys *keys) {
     const PackBind *bind = &batch->bind;
     const int64_t width = model->config.text_width;
     for (int64_t s = 0; s < bind->S; s++) {
         const LoadedSample *sample = &pack->samples[bind->segment_first + s];
         const int64_t rows = bind->text_start[s + 1] - bind->text_start[s];
-        float *out = batch->text + bind->text_start[s] * width;
-        const size_t bytes = (size_t)(rows * width) * sizeof(float);
-        if (without_text(sample, keys)) {
-            memset(out, 0, bytes);
-        } else {
-            memcpy(out, sample->text, bytes);
-        }
+        if (without_text(sample, keys)) continue;
+        memcpy(batch->text + bind->text_start[s] * width, sample->text,
+               (size_t)(rows * width) * sizeof(float));
     }
-    vector_round(model->text, REAL_TYPE, batch->text, bind->X * width, NULL);
 }
 
 void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double *weights,
                 const FlowKeys *keys) {
-    const Rope rope = {model->config.head_dim, model->config.rope_theta};
-    PackBind *bind = &batch->bind;
+    const PackBind *bind = &batch->bind;
     for (int64_t i = 0; i < pack->count; i++) {
         const LoadedSample *sample = &pack->samples[i];
         batch->segments[i] =
             (Segment){sample->shape, without_text(sample, keys) ? 1 : sample->text_length};
     }
-    pack_bind(bind, batch->segments, pack->count, model_patch(&model->config), &rope,
-              model->mesh->sequence_index, model->mesh->sequences);
+    batch_bind(batch, model, pack->count);
     for (int64_t s = 0; s < bind->S; s++) {
         const int64_t i = bind->segment_first + s;
         const LoadedSample *sample = &pack->samples[i];
@@ -200,8 +211,7 @@ void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double
     fill_rows(batch->data, batch, model, pack, keys, false);
     fill_rows(batch->noise, batch, model, pack, keys, true);
     fill_text(batch, model, pack, keys);
-    device_copy(model->time, batch->times, bind->S * (int64_t)sizeof(float), NULL);
-    device_copy(batch->weight, batch->weights, bind->S * (int64_t)sizeof(float), NULL);
+    batch_upload(batch, model);
     flow_mix(model->patches, batch->target, batch->data, batch->noise, model->time, bind->segment,
              bind->T, model_token_elements(&model->config), NULL);
 }

@@ -41,17 +41,24 @@ typedef struct {
     Segment *segments;       // [segments max]
     float *rows;             // [T, E] On the host, on their way to the device.
     float *latent;           // [elements of the largest sample] Noise, on the host.
-    float *text;             // [X, text width] On the host.
+    float *text;             // [X, text width] On the host, on its way to the device.
     float *weights, *times;  // [S] On the host.
     double *losses;          // [S] Of the segments touched here: sums of squares.
     Arena arena;
     float *data, *noise, *target;  // [T, E] On the device.
     float *weight;                 // [S]
+    float *wide_text;              // [X, text width] Before it is rounded.
     int64_t elements_max;
 } Batch;
 
 void batch_create(Batch *batch, const Model *model);
 void batch_free(Batch *batch);
+
+// Binds this rank's slice of the pack of `segments` [count], and clears the text.
+void batch_bind(Batch *batch, const Model *model, int64_t count);
+
+// Text, times and weights to the device, from the host's arrays.
+void batch_upload(Batch *batch, Model *model);
 
 // Binds `pack` and fills the model's inputs and the target for this rank's slice. weights[i]: what
 // sample i's sum of squares is multiplied by in the step's loss; corrupt samples get 0.

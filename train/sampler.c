@@ -17,8 +17,9 @@ typedef struct {
     Model *model;
     Fsdp *fsdp;
     Batch *batch;
-    float *x;         // [tokens of all requests, E]
-    float *velocity;  // [tokens of all segments, E]
+    float *x;         // [tokens of all requests, E] On the host.
+    float *velocity;  // [tokens of all segments, E] On the host.
+    float *gathered;  // The same on the device.
 } SamplePack;
 
 static int64_t text_rows(const SampleRequest *r) {
@@ -63,11 +64,8 @@ static void start(SamplePack *p) {
         patchify(x, batch->latent, r->shape, patch, 0, tokens);
         x += tokens * E;
     }
-    const Rope rope = {model->config.head_dim, model->config.rope_theta};
-    PackBind *bind = &batch->bind;
-    pack_bind(bind, batch->segments, p->copies * p->count, patch, &rope,
-              model->mesh->sequence_index, model->mesh->sequences);
-    memset(batch->text, 0, (size_t)(bind->X * width) * sizeof(float));
+    const PackBind *bind = &batch->bind;
+    batch_bind(batch, model, p->copies * p->count);
     for (int64_t s = 0; s < bind->S; s++) {
         const int64_t segment = bind->segment_first + s;
         const SampleRequest *r = &p->requests[segment / p->copies];
@@ -75,7 +73,7 @@ static void start(SamplePack *p) {
         memcpy(batch->text + bind->text_start[s] * width, r->text,
                (size_t)(r->text_length * width) * sizeof(float));
     }
-    vector_round(model->text, REAL_TYPE, batch->text, bind->X * width, NULL);
+    batch_upload(batch, model);
 }
 
 // The velocity of all segments at time t, on every rank of the sequence group.
@@ -95,20 +93,22 @@ static void velocity(SamplePack *p, double t) {
         }
         x += elements;
     }
-    vector_round(model->patches, REAL_TYPE, p->velocity + bind->first * E, bind->T * E, NULL);
+    device_copy(batch->data, p->velocity + bind->first * E, bind->T * E * (int64_t)sizeof(float),
+                NULL);
+    vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);
     for (int64_t s = 0; s < bind->S; s++) batch->times[s] = (float)t;
     device_copy(model->time, batch->times, bind->S * (int64_t)sizeof(float), NULL);
     model_forward(model, p->fsdp, bind, NULL);
-    vector_widen(batch->noise, model->out, REAL_TYPE, bind->T * E, NULL);
-    device_copy(p->velocity + bind->first * E, batch->noise, bind->T * E * (int64_t)sizeof(float),
-                NULL);
+    vector_widen(p->gathered + bind->first * E, model->out, REAL_TYPE, bind->T * E, NULL);
     int64_t offsets[ULYSSES_RANKS_MAX + 1];
     for (int i = 0; i <= mesh->sequences; i++) {
         offsets[i] = ulysses_token_cut(bind->P, i, mesh->sequences) * E * (int64_t)sizeof(float);
     }
     if (mesh->sequences > 1) {
-        comm_all_gather_slices(mesh->sequence, p->velocity, offsets, NULL);
+        comm_all_gather_slices(mesh->sequence, p->gathered, offsets, NULL);
     }
+    device_copy(p->velocity, p->gathered, offsets[mesh->sequences], NULL);
+    stream_wait(NULL);
 }
 
 static void euler_step(SamplePack *p, double dt) {
@@ -190,6 +190,7 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
     const Mesh *mesh = model->mesh;
     const int64_t rows = model->bounds.tokens * model_token_elements(&model->config);
     float *memory = malloc((size_t)(2 * rows) * sizeof(float));
+    float *gathered = device_allocate("velocities", rows * (int64_t)sizeof(float));
     int *ends = malloc((size_t)mesh->data_size * sizeof(*ends));
     CHECK(memory != NULL && ends != NULL, "no memory for %" PRId64 " elements of samples",
           2 * rows);
@@ -201,7 +202,8 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
                            .fsdp = fsdp,
                            .batch = batch,
                            .x = memory,
-                           .velocity = memory + rows};
+                           .velocity = memory + rows,
+                           .gathered = gathered};
         for (int d = 0; d < mesh->data_size; d++) {
             const int length = pack_length(requests + begin, count - begin, copies, model);
             if (d == mesh->data_index) mine.requests = requests + begin, mine.count = length;
@@ -217,6 +219,7 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
         }
         first = begin;
     }
+    device_free(gathered);
     free(memory);
     free(ends);
     return true;

@@ -26,7 +26,7 @@ void flow_mix(real *x_t, float *target, const float *data, const float *noise, c
 
 // loss[s] += sum over the segment's tokens and elements of (out - target)^2 in double, in a fixed
 // order; dout = 2 (out - target) * weight[s] (real), weight = the sample's share of the step's
-// mean. dout NULL: loss only.
+// mean. dout NULL: loss only. `loss` is on the host and there when the call returns.
 void flow_loss(double *loss, real *dout, const real *out, const float *target, const float *weight,
                const int32_t *segment, int64_t T, int64_t E, int64_t S, Stream stream);
 
