@@ -1,10 +1,9 @@
 // Which bytes a checkpoint's folder holds: a pure function of the parameter table, a size limit and
 // the texts, so that any number of ranks writes the same files. DESIGN, section 7.
 //
-//     transformer/      config.json, diffusion_pytorch_model-0000i-of-0000N.safetensors, its
-//     index.json;
-//                       with one file diffusion_pytorch_model.safetensors and no index, as
-//                       diffusers has it
+//     transformer/      config.json, diffusion_pytorch_model-0000i-of-0000N.safetensors and its
+//                       index.json; one file is diffusion_pytorch_model.safetensors without
+//                       index, as diffusers has it
 //     transformer_ema/  the same for the moving average
 //     optimizer/        exp_avg-0000i-of-0000N.safetensors, exp_avg_sq-0000i-of-0000N.safetensors
 //     state.json

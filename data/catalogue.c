@@ -38,7 +38,7 @@ const char *const row_verdict_names[ROW_VERDICTS] = {
 };
 
 // ---- dataset.json
-// --------------------------------------------------------------------------------
+
 static bool read_statistics(CatalogueHeader *header, const json_t *latent, const char *path,
                             Error *error) {
     const json_t *mean = json_object_get(latent, "mean"), *std = json_object_get(latent, "std");
@@ -100,7 +100,7 @@ static bool read_dataset(CatalogueHeader *header, const char *folder, bool only_
 }
 
 // ---- building
-// ------------------------------------------------------------------------------------
+
 static bool judge_sample(const Sample *sample, const CatalogueHeader *header, Error *error) {
     const LatentShape s = sample->shape;
     if (!stored_is_finite(sample->latent, sample->latent_type, latent_elements(s)) ||
@@ -208,7 +208,7 @@ bool catalogue_build(const char *folder, Problems *problems) {
 }
 
 // ---- opening
-// -------------------------------------------------------------------------------------
+
 static bool header_check(const CatalogueHeader *header, int64_t file_bytes, const char *path,
                          Error *error) {
     if (file_bytes < (int64_t)sizeof(*header) || memcmp(header->magic, magic, sizeof(magic)) != 0) {
@@ -316,7 +316,7 @@ uint64_t catalogue_checksum(const Catalogue *catalogue) {
 }
 
 // ---- filters
-// -------------------------------------------------------------------------------------
+
 int catalogue_quality(const Catalogue *catalogue, const char *name) {
     if (strcmp(name, "fps") == 0) return QUALITIES_MAX;
     for (int i = 0; i < (int)catalogue->header->quality_count; i++) {

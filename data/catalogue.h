@@ -66,8 +66,8 @@ void catalogue_close(Catalogue *catalogue);
 uint64_t catalogue_checksum(const Catalogue *catalogue);
 
 // ---- filters
-// ------------------------------------------------------------------------------------- Why a row
-// does not take part in a stage. Each row counts once, with the first reason that holds.
+
+// Why a row does not take part in a stage. Each row counts once, with the first reason that holds.
 typedef enum {
     ROW_PASSES,
     ROW_CHANNELS,    // Not the model's.

@@ -73,8 +73,8 @@ static bool keep_array(Group *group, char which, Array array, Error *error) {
 }
 
 // ---- npy
-// ----------------------------------------------------------------------------------------- The
-// text behind 'key': in the header's dict, or NULL.
+
+// The text behind 'key': in the header's dict, or NULL.
 static const char *npy_entry(const char *header, const char *key) {
     const char *at = strstr(header, key);
     if (at == NULL) return NULL;
@@ -134,7 +134,7 @@ static bool read_npy(Group *group, const Member *member, Error *error) {
 }
 
 // ---- safetensors, json
-// ---------------------------------------------------------------------------
+
 static bool keep_tensor(Group *group, const Member *member, const Safetensors *file,
                         const TensorInfo *tensor, Error *error) {
     char which = role(tensor->name);
@@ -208,7 +208,7 @@ static bool read_member(Group *group, const Member *member, Import *import, Erro
 }
 
 // ---- samples
-// -------------------------------------------------------------------------------------
+
 static double fact(const Group *group, const char *key, double missing) {
     const json_t *value = json_object_get(group->facts, key);
     return json_is_number(value) ? json_number_value(value) : missing;

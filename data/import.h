@@ -1,10 +1,9 @@
 // Turns other people's latents into our data sets: WebDataset tars and folders whose samples are
 //
 //     KEY.latent.npy, KEY.text.npy         float16 or float32 arrays, or
-//     KEY.safetensors                      tensors with 'latent' or 'vae', and 'text', 'embed' or
-//     't5',
-//                                          in their names; also as two files
-//                                          KEY.latent.safetensors, ...
+//     KEY.safetensors                      tensors with 'latent' or 'vae', and with 'text',
+//                                          'embed' or 't5' in their names; also as two files,
+//                                          KEY.latent.safetensors and KEY.text.safetensors
 //     KEY.txt                              the caption
 //     KEY.json                             caption (or prompt, text), id, fps, width, height,
 //                                          num_frames, media_type; other numbers become qualities

@@ -103,8 +103,8 @@ bool data_info(FILE *out, const char *folder, Error *error) {
 }
 
 // ---- verify
-// -------------------------------------------------------------------------------------- What is
-// wrong with a sample's bytes, its row (NULL: there is no catalogue) included.
+
+// What is wrong with a sample's bytes, its row (NULL: there is no catalogue) included.
 static bool sample_verify(const MdsShard *shard, MdsValue bytes, const CatalogueRow *row,
                           Error *error) {
     if (row != NULL && XXH3_64bits(bytes.data, (size_t)bytes.bytes) != row->hash) {

@@ -37,8 +37,8 @@ struct Loader {
 };
 
 // ---- the thread
-// ---------------------------------------------------------------------------------- Waits until
-// `made` may grow: fewer than `slots` are ready or held. False: the loader is to stop.
+
+// Waits until `made` may grow: fewer than `slots` are ready or held. False: the loader is to stop.
 static bool wait_for_slot(Loader *loader, const int64_t *made, const int64_t *taken,
                           const bool *held, int64_t slots) {
     pthread_mutex_lock(&loader->lock);
@@ -114,7 +114,7 @@ static void start_thread(Loader *loader) {
 }
 
 // ---- the user
-// ------------------------------------------------------------------------------------
+
 Loader *loader_create(Planner *planner, const Cursor *cursor, int64_t step_end, int64_t ahead,
                       int64_t cache_bytes, PackShare share, const void *context, Error *error) {
     PackReader *reader = pack_reader_create(planner, cache_bytes, error);

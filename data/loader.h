@@ -3,10 +3,11 @@
 // nothing depends on its speed.
 //
 //     for (;;) {
-//         const StepPlan *plan = loader_step(loader, &error);           // The whole step, as every
-//         rank has it. for (int i = 0; i < my_packs; i++) {
-//             const LoadedPack *pack = loader_pack(loader, &error);    // The i-th of this rank's
-//             packs.
+//         // The whole step, as every rank has it.
+//         const StepPlan *plan = loader_step(loader, &error);
+//         for (int i = 0; i < my_packs; i++) {
+//             // The i-th of this rank's packs.
+//             const LoadedPack *pack = loader_pack(loader, &error);
 //             ...
 //         }
 //         ...plan->after is the cursor that a checkpoint after this step keeps.

@@ -31,7 +31,7 @@ typedef struct {
 } MdsValue;
 
 // ---- writing
-// -------------------------------------------------------------------------------------
+
 typedef enum { MDS_PLAIN, MDS_ZSTD } MdsCompression;
 
 typedef struct MdsWriter MdsWriter;
@@ -53,8 +53,8 @@ bool mds_writer_close(MdsWriter *writer, Error *error);
 void mds_writer_abandon(MdsWriter *writer);
 
 // ---- values
-// -------------------------------------------------------------------------------------- The value
-// of an "ndarray:int64" column with one dimension: count <= MDS_DIMS_MAX numbers into
+
+// The value of an "ndarray:int64" column with one dimension: count <= MDS_DIMS_MAX numbers into
 // out[MDS_SHAPE_BYTES]; returns its bytes.
 enum { MDS_SHAPE_BYTES = 2 + 8 * MDS_DIMS_MAX };
 int64_t mds_encode_shape(uint8_t *out, const int64_t *numbers, int count);
@@ -79,7 +79,7 @@ bool mds_decode_number(double *out, const char *encoding, MdsValue value, Error 
 int64_t mds_encoding_size(const char *encoding);
 
 // ---- reading
-// -------------------------------------------------------------------------------------
+
 typedef struct {
     char *name;  // Relative to the folder; NULL: there is no such file.
     int64_t bytes;

@@ -101,7 +101,7 @@ void planner_validation(StepPlan *plan, const Planner *planner, int stage);
 int64_t planner_held_out(const Planner *planner, const PlanSample **samples);
 
 // ---- facts
-// ---------------------------------------------------------------------------------------
+
 int64_t planner_steps(const Planner *planner);               // Of all stages.
 int planner_stage_of(const Planner *planner, int64_t step);  // The last one for later steps.
 int planner_sources(const Planner *planner);

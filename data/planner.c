@@ -15,7 +15,7 @@ static void *allocate(int64_t count, size_t bytes) {
 }
 
 // ---- checks of the settings
-// ----------------------------------------------------------------------
+
 static void check_range(Problems *problems, int stage, const char *name, int64_t min, int64_t max) {
     if (min <= max && min >= 1) return;
     problems_add(problems, "stage %d: %s from %lld to %lld admits nothing", stage, name,
@@ -93,7 +93,7 @@ static void check_filters(Planner *planner, Problems *problems) {
 }
 
 // ---- held-out rows
-// -------------------------------------------------------------------------------
+
 typedef struct {
     uint64_t hash;
     uint32_t row;
@@ -150,7 +150,7 @@ static void hold_out(Planner *planner, Problems *problems) {
 }
 
 // ---- lists of rows
-// -------------------------------------------------------------------------------
+
 static void quality_indexes(int out[QUALITIES_MAX], const Planner *planner, int stage, int source) {
     for (int64_t i = 0; i < planner->stages[stage].filter_count; i++) {
         out[i] =
@@ -262,7 +262,7 @@ static void weigh_sources(Planner *planner, Problems *problems) {
 }
 
 // ---- the planner
-// ---------------------------------------------------------------------------------
+
 static void find_bounds(Planner *planner) {
     PlanBounds *b = &planner->bounds;
     for (int i = 0; i < planner->stage_count; i++) {

@@ -192,7 +192,7 @@ int sample_qualities(char names[QUALITIES_MAX][QUALITY_NAME_MAX], const MdsShard
 }
 
 // ---- reading
-// -------------------------------------------------------------------------------------
+
 static MdsValue find(const MdsShard *shard, const MdsValue values[], const char *name) {
     const int i = mds_column_find(shard, name);
     return i < 0 ? (MdsValue){NULL, -1} : values[i];

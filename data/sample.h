@@ -1,10 +1,11 @@
 // A training sample as our data sets hold it: the columns of FastVideo's published schema, in MDS.
 //
-//     id, caption, media_type ("image" | "video")                             str
-//     vae_latent_bytes, vae_latent_shape [C, F, H, W], vae_latent_dtype        bytes,
-//     ndarray:int64, str text_embedding_bytes, text_embedding_shape [L, width],
-//     text_embedding_dtype       the same width, height, num_frames (of the pixels) int fps and any
-//     quality scores                                              float64
+//     id, caption, media_type ("image" | "video")                      str
+//     vae_latent_bytes, text_embedding_bytes                           bytes
+//     vae_latent_shape [C, F, H, W], text_embedding_shape [L, width]   ndarray:int64
+//     vae_latent_dtype, text_embedding_dtype                           str
+//     width, height, num_frames (of the pixels)                        int
+//     fps and any quality scores                                       float64
 //
 // dtype is float32, bfloat16 or float16. Latents may also come as one column `vae_latent` (and
 // texts as `text_embedding`) of encoding ndarray:float32, ndarray:float16 or ndarray:uint16

@@ -137,7 +137,7 @@ static void test_refused(void **state) {
 }
 
 // ---- dataset.json
-// --------------------------------------------------------------------------------
+
 static void build_with(const char *json, const char *part) {
     char path[512], file[512];
     folder(path, "facts");
@@ -204,7 +204,7 @@ static void test_build_refuses(void **state) {
 }
 
 // ---- filters
-// -------------------------------------------------------------------------------------
+
 static StageData wide_open(void) {
     return (StageData){.steps = 1,
                        .packs = 1,
@@ -290,7 +290,7 @@ static void test_qualities(void **state) {
 }
 
 // ---- data info, data verify
-// ----------------------------------------------------------------------
+
 static void test_info_and_verify(void **state) {
     (void)state;
     char path[512], file[512], text[4096] = "";

@@ -81,7 +81,7 @@ static void test_tars(void **state) {
 }
 
 // ---- folders
-// -------------------------------------------------------------------------------------
+
 static void put(const char *name, const void *data, int64_t bytes) {
     char path[512];
     check_path(path, "in");

@@ -163,8 +163,8 @@ static void test_cache(void **state) {
 }
 
 // ---- faults
-// -------------------------------------------------------------------------------------- Data of
-// its own in `name`, one source, one step of the plan.
+
+// Data of its own in `name`, one source, one step of the plan.
 typedef struct {
     Planner *planner;
     StepPlan *plan;

@@ -28,7 +28,7 @@ static uint8_t *load(const MdsIndex *index, int64_t shard) {
 }
 
 // ---- golden shards
-// -------------------------------------------------------------------------------
+
 static void check_line(const char *line, const Sample *sample) {
     char got[512];
     const LatentShape s = sample->shape;
@@ -150,7 +150,7 @@ static void test_rewrite(void **state) {
 }
 
 // ---- the writer
-// ----------------------------------------------------------------------------------
+
 static void test_size_limit(void **state) {
     (void)state;
     char path[512];
@@ -223,8 +223,8 @@ static void test_writer_refuses(void **state) {
 }
 
 // ---- the index
-// ----------------------------------------------------------------------------------- The golden
-// index with `from` replaced by `to` must be refused with a text that has `part`.
+
+// The golden index with `from` replaced by `to` must be refused with a text that has `part`.
 static void refuse_index(const char *from, const char *to, const char *part) {
     char path[512], folder[512], text[4096];
     int64_t bytes;
@@ -311,7 +311,7 @@ static void test_index_accepts(void **state) {
 }
 
 // ---- values
-// --------------------------------------------------------------------------------------
+
 static void refuse_array(const char *encoding, const char *value, int64_t bytes, const char *part) {
     MdsArray array;
     Error error = {""};

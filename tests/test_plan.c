@@ -63,8 +63,8 @@ static void test_pure_and_resumable(void **state) {
 }
 
 // ---- the rule
-// ------------------------------------------------------------------------------------ A pack as
-// the test fills it, by the words of plan.h.
+
+// A pack as the test fills it, by the words of plan.h.
 typedef struct {
     int64_t tokens, count, text, work;
 } Load;
@@ -345,7 +345,7 @@ static void test_many_deferred(void **state) {
 }
 
 // ---- held-out rows
-// -------------------------------------------------------------------------------
+
 static void test_holdout(void **state) {
     (void)state;
     Planner *planner = plan_open_default();
@@ -438,7 +438,7 @@ static void test_verdicts(void **state) {
 }
 
 // ---- refusals
-// ------------------------------------------------------------------------------------
+
 static void refuse(const DataConfig *config, const StageData *stage, int problem_count,
                    const char *part) {
     static Problems problems;
