@@ -195,14 +195,18 @@ static void diff_json(Tally *tally, const char *place, json_t *a, json_t *b) {
     tally->different++;
 }
 
-// NULL where the file is missing or no JSON.
-static json_t *load_json(const char *folder, const char *name) {
+// *value is NULL where there is no such file. False when it cannot be read or is no JSON.
+static bool load_json(json_t **value, const char *folder, const char *name, Error *error) {
     char path[PATH_BYTES_MAX];
-    if (!path_join(path, folder, name, NULL) || !path_exists(path)) return NULL;
-    char *text = file_read(path, JSON_BYTES_MAX, NULL, NULL);
-    json_t *value = text == NULL ? NULL : json_loads(text, 0, NULL);
+    *value = NULL;
+    if (!path_join(path, folder, name, error)) return false;
+    if (!path_exists(path)) return true;
+    char *text = file_read(path, JSON_BYTES_MAX, NULL, error);
+    if (text == NULL) return false;
+    json_error_t fault;
+    *value = json_loads(text, 0, &fault);
     free(text);
-    return value;
+    return *value != NULL || error_set(error, "%s:%d: %s", path, fault.line, fault.text);
 }
 
 int checkpoint_diff(const char *a, const char *b) {
@@ -211,11 +215,12 @@ int checkpoint_diff(const char *a, const char *b) {
     Side left = {0}, right = {0};
     Tally tally = {0};
     Error error = {""};
-    const bool ok = open_side(&left, a, &error) && open_side(&right, b, &error) &&
-                    diff_tensors(&tally, &left, &right, &error);
+    bool ok = open_side(&left, a, &error) && open_side(&right, b, &error) &&
+              diff_tensors(&tally, &left, &right, &error);
     for (int t = 0; ok && t < 4; t++) {
-        json_t *x = load_json(a, TEXTS[t]), *y = load_json(b, TEXTS[t]);
-        if (x != NULL || y != NULL) diff_json(&tally, TEXTS[t], x, y);
+        json_t *x, *y = NULL;
+        ok = load_json(&x, a, TEXTS[t], &error) && load_json(&y, b, TEXTS[t], &error);
+        if (ok && (x != NULL || y != NULL)) diff_json(&tally, TEXTS[t], x, y);
         json_decref(x);
         json_decref(y);
     }

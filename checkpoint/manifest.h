@@ -25,6 +25,7 @@ typedef enum {
     VERDICT_GOOD,
     VERDICT_CORRUPT,       // Try an older checkpoint.
     VERDICT_INCOMPATIBLE,  // Intact, but not for this program or model: stop.
+    VERDICT_UNREADABLE,    // The system could not read it, which says nothing of what it holds.
 } Verdict;
 
 // Reads such a text, trusting nothing. `table` (may be NULL) goes into the layout. After GOOD free

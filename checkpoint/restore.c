@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/die.h"
@@ -16,6 +17,8 @@
 #include "checkpoint/agree.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/steps.h"
+
+enum { READ_AGAIN = 2 };
 
 // One checkpoint that is being tried.
 typedef struct {
@@ -31,25 +34,38 @@ static bool is_first(const Candidate *c) {
     return comm_rank(c->world) == 0;
 }
 
+// The verdict on what was just read, the same on every rank. `errno` was 0 before it. A file that
+// is missing or short is a fault of the checkpoint; what the system could not read is none.
+static Verdict judge_reading(const Candidate *c, bool ok, Error *error) {
+    const bool system = !ok && errno != 0 && errno != ENOENT && errno != ENOTDIR && errno != EINTR;
+    Error reason = *error;
+    if (agree(c->world, ok, error)) return VERDICT_GOOD;
+    if (agree(c->world, !system, &reason)) return VERDICT_CORRUPT;
+    *error = reason;
+    return VERDICT_UNREADABLE;
+}
+
 // The MANIFEST, read by rank 0, on all ranks.
 static Verdict open_manifest(Candidate *c, Error *error) {
     char path[PATH_BYTES_MAX], *text = NULL;
     int64_t bytes = 0;
+    errno = 0;
     bool ok = path_join(path, c->folder, "MANIFEST", error);
     if (ok && is_first(c)) {
         text = file_read(path, MANIFEST_BYTES_MAX, &bytes, error);
         ok = text != NULL;
     }
-    if (!agree(c->world, ok, error)) return VERDICT_CORRUPT;
+    Verdict verdict = judge_reading(c, ok, error);
+    if (verdict != VERDICT_GOOD) return verdict;
     share_bytes(c->world, &text, &bytes);
-    const Verdict verdict =
-        manifest_parse(&c->manifest, text, bytes, c->restore->shards.table, error);
+    verdict = manifest_parse(&c->manifest, text, bytes, c->restore->shards.table, error);
     free(text);
     if (verdict != VERDICT_GOOD) return verdict;
     ok = c->manifest.step == c->step;
     if (!ok) error_set(error, "MANIFEST: is of step %" PRId64, c->manifest.step);
+    errno = 0;
     if (ok && is_first(c)) ok = manifest_check_sizes(&c->manifest, c->folder, error);
-    return agree(c->world, ok, error) ? VERDICT_GOOD : VERDICT_CORRUPT;
+    return judge_reading(c, ok, error);
 }
 
 // The head of a file: the header of a safetensors file, all of state.json.
@@ -67,19 +83,23 @@ static char *read_head(const Candidate *c, int f, int64_t *bytes, Error *error) 
 }
 
 // All heads, read by rank 0, on all ranks.
-static bool open_heads(Candidate *c, Error *error) {
+static Verdict open_heads(Candidate *c, Error *error) {
     Layout *layout = &c->manifest.layout;
     for (int f = 0; f < layout->count; f++) {
         const bool state = strcmp(layout->files[f].path, "state.json") == 0;
         if (layout->files[f].class == CLASS_COUNT && !state) continue;
         char *head = NULL;
         int64_t bytes = 0;
+        errno = 0;
         if (is_first(c)) head = read_head(c, f, &bytes, error);
-        if (!agree(c->world, !is_first(c) || head != NULL, error)) return false;
+        const Verdict verdict = judge_reading(c, !is_first(c) || head != NULL, error);
+        if (verdict != VERDICT_GOOD) return verdict;
         share_bytes(c->world, &head, &bytes);
-        if (!layout_set_head(layout, f, head, bytes, &c->restore->problems, error)) return false;
+        if (!layout_set_head(layout, f, head, bytes, &c->restore->problems, error)) {
+            return VERDICT_CORRUPT;
+        }
     }
-    return true;
+    return VERDICT_GOOD;
 }
 
 // Whether the state is one that the caller knows and made with the same recipe.
@@ -113,10 +133,10 @@ static Verdict check_state(Candidate *c, Error *error) {
 }
 
 static Verdict open_candidate(Candidate *c, Error *error) {
-    const Verdict verdict = open_manifest(c, error);
+    Verdict verdict = open_manifest(c, error);
     if (verdict == VERDICT_INCOMPATIBLE) problems_add(&c->restore->problems, "%s", error->text);
+    if (verdict == VERDICT_GOOD) verdict = open_heads(c, error);
     if (verdict != VERDICT_GOOD) return verdict;
-    if (!open_heads(c, error)) return VERDICT_CORRUPT;
     layout_check_complete(&c->manifest.layout, &c->restore->problems);
     return check_state(c, error);
 }
@@ -137,18 +157,20 @@ static bool read_block(Candidate *c, int64_t block, char *data, Error *error) {
 }
 
 // Reads and checks every block once and fills the slices. Nothing unchecked leaves the window.
-static bool read_blocks(Candidate *c, Exchange *exchange, Error *error) {
+static Verdict read_blocks(Candidate *c, Exchange *exchange, Error *error) {
     for (int64_t round = 0; round < exchange->rounds; round++) {
         int64_t first, end;
         exchange_blocks(exchange, round, &first, &end);
         bool ok = true;
+        errno = 0;
         for (int64_t block = first; ok && block < end; block++) {
             ok = read_block(c, block, exchange->window + (block - first) * CHECKPOINT_BLOCK, error);
         }
-        if (!agree(c->world, ok, error)) return false;
+        const Verdict verdict = judge_reading(c, ok, error);
+        if (verdict != VERDICT_GOOD) return verdict;
         exchange_scatter(exchange, round);
     }
-    return true;
+    return VERDICT_GOOD;
 }
 
 // The gaps between tensors are in no file; they are zero.
@@ -178,7 +200,7 @@ static Verdict restore_step(Restore *restore, int64_t step, Error *error) {
         Exchange exchange;
         exchange_init(&exchange, EXCHANGE_RESTORE, &c.manifest.layout, &restore->shards);
         zero_slices(&restore->shards);
-        if (!read_blocks(&c, &exchange, error)) verdict = VERDICT_CORRUPT;
+        verdict = read_blocks(&c, &exchange, error);
         exchange_free(&exchange);
     }
     if (verdict == VERDICT_GOOD) {
@@ -233,13 +255,31 @@ static int find_step(Restore *restore, const int64_t *steps, int count) {
     return -1;
 }
 
+// The same; what cannot be read is tried again a few times, since file servers come back.
+static Verdict restore_patiently(Restore *restore, int64_t step, Error *error) {
+    Verdict verdict = restore_step(restore, step, error);
+    for (int again = 0; verdict == VERDICT_UNREADABLE && again < READ_AGAIN; again++) {
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        verdict = restore_step(restore, step, error);
+    }
+    return verdict;
+}
+
 // Tries steps[first, end) in turn; those before the good one were refused.
 static RestoreResult try_steps(Restore *restore, const int64_t *steps, int first, int end,
                                Error *error) {
     for (int i = first; i < end; i++) {
         Error reason = {""};
-        const Verdict verdict = restore_step(restore, steps[i], &reason);
+        const Verdict verdict = restore_patiently(restore, steps[i], &reason);
         if (verdict == VERDICT_INCOMPATIBLE) return RESTORE_INCOMPATIBLE;
+        if (verdict == VERDICT_UNREADABLE) {
+            error_set(error,
+                      "%s/checkpoints: step-%08" PRId64
+                      " cannot be read, so nothing was renamed; start again when it can be, or "
+                      "choose another with resume.step=N: %.600s",
+                      restore->run, steps[i], reason.text);
+            return RESTORE_REFUSED;
+        }
         if (verdict == VERDICT_CORRUPT) {
             problems_add(&restore->refused, "step-%08" PRId64 " refused: %.360s", steps[i],
                          reason.text);

@@ -10,9 +10,9 @@
 #include "checkpoint/exchange.h"
 
 typedef enum {
-    RESTORE_DONE,     // The slices, `found` and `state` are filled.
-    RESTORE_NOTHING,  // No checkpoint there, or `fresh`: start from step 0.
-    RESTORE_REFUSED,  // There are checkpoints and none is good, or a folder cannot be read: exit 1.
+    RESTORE_DONE,          // The slices, `found` and `state` are filled.
+    RESTORE_NOTHING,       // No checkpoint there, or `fresh`: start from step 0.
+    RESTORE_REFUSED,       // There are checkpoints and none is good, or one cannot be read: exit 1.
     RESTORE_INCOMPATIBLE,  // An intact one is not for this program, model or recipe: exit 78.
 } RestoreResult;
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/die.h"
+#include "checkpoint/manifest.h"
 
 bool steps_folder(char path[PATH_BYTES_MAX], const char *run, Error *error) {
     return path_join(path, run, "checkpoints", error);
@@ -95,6 +96,28 @@ bool checkpoint_prune(const char *run, int keep, Error *error) {
     return ok;
 }
 
+// Gives a .tmp folder with a good MANIFEST, which is written last, its final name if that is free.
+static bool publish_whole(bool *published, const char *run, const char *path, const char *name,
+                          Error *error) {
+    char file[PATH_BYTES_MAX], final[PATH_BYTES_MAX];
+    int64_t bytes;
+    *published = false;
+    if (strncmp(name, ".tmp-step-", 10) != 0) return true;
+    const int64_t step = strtoll(name + 10, NULL, 10);
+    if (!path_join(file, path, "MANIFEST", error) || !step_path(final, run, step, error)) {
+        return false;
+    }
+    if (path_exists(final) || !path_exists(file)) return true;
+    char *text = file_read(file, MANIFEST_BYTES_MAX, &bytes, NULL);
+    Manifest manifest;
+    if (text != NULL && manifest_parse(&manifest, text, bytes, NULL, NULL) == VERDICT_GOOD) {
+        *published = manifest.step == step;
+        manifest_free(&manifest);
+    }
+    free(text);
+    return !*published || move(run, path, final, error);
+}
+
 bool steps_sweep(const char *run, Error *error) {
     char folder[PATH_BYTES_MAX], path[PATH_BYTES_MAX];
     int count;
@@ -103,7 +126,10 @@ bool steps_sweep(const char *run, Error *error) {
     bool ok = names != NULL;
     for (int i = 0; ok && i < count; i++) {
         if (strncmp(names[i], ".tmp-", 5) != 0 && strncmp(names[i], ".trash-", 7) != 0) continue;
-        ok = path_join(path, folder, names[i], error) && folder_remove(path, error);
+        bool published;
+        ok = path_join(path, folder, names[i], error) &&
+             publish_whole(&published, run, path, names[i], error) &&
+             (published || folder_remove(path, error));
     }
     folder_list_free(names, count);
     return ok;

@@ -26,7 +26,8 @@ bool step_set_aside(const char *run, int64_t step, const char *why, Error *error
 // half-deleted one is never found.
 bool checkpoint_prune(const char *run, int keep, Error *error);
 
-// Removes what an earlier start left half-written or half-deleted.
+// Removes what an earlier start left half-written or half-deleted. A whole one that lacks only its
+// final name gets it: the start may have died after the step's older folder was set aside.
 bool steps_sweep(const char *run, Error *error);
 
 #endif

@@ -321,6 +321,63 @@ static void test_falls_back_to_the_one_before(void **state) {
     case_stop(&c);
 }
 
+// A file that the system cannot read (a link to itself) says nothing of the checkpoint.
+static void test_unreadable_is_not_corrupt(void **state) {
+    (void)state;
+    char run[512], path[700], aside[700];
+    const uint64_t generation = claim(run, "unreadable");
+    Case c = case_start(world, 1, false);
+    Error error = {""};
+    check_that(case_save(&c, run, 2, generation, 0, &error), "%s", error.text);
+    static const char *const files[] = {"MANIFEST", "state.json",
+                                        "transformer_ema/diffusion_pytorch_model.safetensors"};
+    const int f = comm_size(world) % 3;
+    snprintf(path, sizeof(path), "%s/checkpoints/step-00000002/%s", run, files[f]);
+    snprintf(aside, sizeof(aside), "%s/aside", run);
+    if (comm_rank(world) == 0) {
+        CHECK(rename(path, aside) == 0 && symlink(strrchr(path, '/') + 1, path) == 0, "%s", path);
+    }
+    comm_barrier(world);
+    Restore restore = case_restore(&c, run);
+    RestoreResult result = checkpoint_restore(&restore, &error);
+    check_that(result == RESTORE_REFUSED && restore.refused.count == 0, "%d", (int)result);
+    check_contains(error.text, "step-00000002 cannot be read, so nothing was renamed");
+    check_contains(error.text, "symbolic links");
+    check_that(exists(run, "checkpoints/step-00000002"), "it was set aside");
+    if (comm_rank(world) == 0) CHECK(rename(aside, path) == 0, "%s", path);
+    comm_barrier(world);
+    restore = case_restore(&c, run);
+    result = checkpoint_restore(&restore, &error);
+    free(restore.state);
+    check_that(result == RESTORE_DONE && restore.found == 2, "%s", error.text);
+    case_stop(&c);
+}
+
+// A save that died between its MANIFEST and its last rename is published by the next start.
+static void test_whole_save_is_published(void **state) {
+    (void)state;
+    char run[512], from[700], to[700];
+    const uint64_t generation = claim(run, "whole");
+    Case c = case_start(world, 1, false);
+    Error error = {""};
+    for (int step = 1; step <= 2; step++) {
+        check_that(case_save(&c, run, step, generation, 0, &error), "%s", error.text);
+    }
+    for (int step = 1; step <= 2 && comm_rank(world) == 0; step++) {
+        snprintf(from, sizeof(from), "%s/checkpoints/step-%08d", run, step);
+        snprintf(to, sizeof(to), "%s/checkpoints/.tmp-step-%08d-0123456789abcdef", run, step);
+        CHECK(rename(from, to) == 0, "%s", from);
+    }
+    snprintf(to, sizeof(to), "%s/checkpoints/.tmp-step-00000001-0123456789abcdef/MANIFEST", run);
+    if (comm_rank(world) == 0) CHECK(truncate(to, 200) == 0, "%s", to);
+    claim(run, "whole");
+    check_that(exists(run, "checkpoints/step-00000002"), "the whole save is lost");
+    check_that(!exists(run, "checkpoints/step-00000001"), "half a MANIFEST was published");
+    check_that(!exists(run, "checkpoints/.tmp-step-00000001-0123456789abcdef"),
+               "half a save is left");
+    case_stop(&c);
+}
+
 static void test_resume_from_a_named_step(void **state) {
     (void)state;
     char run[512];
@@ -531,6 +588,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_same_step_again),
         cmocka_unit_test(test_prune_keeps_the_newest),
         cmocka_unit_test(test_falls_back_to_the_one_before),
+        cmocka_unit_test(test_unreadable_is_not_corrupt),
+        cmocka_unit_test(test_whole_save_is_published),
         cmocka_unit_test(test_resume_from_a_named_step),
         cmocka_unit_test(test_incompatible_stops_with_names),
         cmocka_unit_test(test_weights_of_a_checkpoint),

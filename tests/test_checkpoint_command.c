@@ -131,6 +131,8 @@ static void test_on_checkpoints(void **state) {
     change(two, "MANIFEST", 30);
     expect(1, "refused: MANIFEST: its own checksum", "ls", a);
     expect(1, "MANIFEST: its own checksum", "verify", two);
+    change(one, "state.json", 0);
+    expect(1, "state.json:1: ", "diff", one, one);
     char path[700];
     snprintf(path, sizeof(path), "%s/transformer/notes.txt", other);
     check_that(file_write(path, "x", 1, &error), "%s", error.text);
