@@ -29,8 +29,7 @@ bool grid_open(Grid *grid, const Trainer *t, Error *error) {
     if (!ok) return false;
     const SamplerConfig how = {.guidance = c->guidance};
     Error reason;
-    return sampler_check(grid->pictures.requests, grid->pictures.count, &how, &t->model,
-                         &reason) ||
+    return sampler_check(grid->pictures.requests, grid->pictures.count, &how, &t->model, &reason) ||
            error_set(error, "sample.prompts: %s", reason.text);
 }
 
