@@ -360,9 +360,8 @@ static void test_whole_save_is_published(void **state) {
     const uint64_t generation = claim(run, "whole");
     Case c = case_start(world, 1, false);
     Error error = {""};
-    for (int step = 1; step <= 2; step++) {
-        check_that(case_save(&c, run, step, generation, 0, &error), "%s", error.text);
-    }
+    bool ok = case_save(&c, run, 1, generation, 0, &error);
+    check_that(ok && case_save(&c, run, 2, generation, 0, &error), "%s", error.text);
     for (int step = 1; step <= 2 && comm_rank(world) == 0; step++) {
         snprintf(from, sizeof(from), "%s/checkpoints/step-%08d", run, step);
         snprintf(to, sizeof(to), "%s/checkpoints/.tmp-step-%08d-0123456789abcdef", run, step);
