@@ -193,21 +193,6 @@ const Setting config_table[] = {
     END};
 // clang-format on
 
-static void check_model(const ModelConfig *m, Problems *problems) {
-    if (m->head_dim % 8 != 0) {
-        problems_add(problems, "model.head_dim = %" PRId64 " must be a multiple of 8", m->head_dim);
-    }
-    if (m->text_width % 8 != 0) {
-        problems_add(problems, "model.text_width = %" PRId64 " must be a multiple of 8",
-                     m->text_width);
-    }
-    const double hidden = m->mlp_ratio * (double)model_width(m);
-    if (hidden != floor(hidden)) {
-        problems_add(problems, "model.mlp_ratio = %g gives %g hidden channels, not a whole number",
-                     m->mlp_ratio, hidden);
-    }
-}
-
 // ./kintoun starts the build that the settings ask for; a build started directly must not differ.
 static void check_build(const RunConfig *run, Problems *problems) {
     static const char *const precisions[] = {"auto", "bf16", "fp32"};
@@ -228,7 +213,7 @@ bool config_parse(Config *config, const char *text, int64_t bytes, const char *n
         return false;
     }
     const int before = problems->count;
-    check_model(&config->model, problems);
+    model_config_check(&config->model, "model.", problems);
     check_build(&config->run, problems);
     if (config->train.validate > 0 && config->data.holdout == 0) {
         problems_add(problems,
