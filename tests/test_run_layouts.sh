@@ -24,33 +24,44 @@ layouts() {
     done
 }
 
+# laid_out RANKS:SHARD:SEQUENCE [SETTING]...: such a run, in $work/qRANKS:SHARD:SEQUENCE.
+laid_out() {
+    layout=$1 ranks=${1%%:*} sequence=${1##*:} shard=${1#*:}
+    shift
+    run q$layout $ranks parallel.shard=${shard%:*} parallel.sequence=$sequence "$@"
+}
+
+# Every legal layout with sequences on 1 to 4 ranks, and two that are refused: where sequence
+# divides shard, the number of copies must be a power of two.
 sequences() {
-    for layout in 2:2:2 2:1:2 3:3:3 3:1:3 4:4:4 4:2:4 4:2:2 4:4:2 4:1:2; do
-        IFS=: read -r ranks shard sequence <<LAYOUT
-$layout
-LAYOUT
-        # What is no legal number of replicas says so.
-        run q$layout $ranks parallel.shard=$shard parallel.sequence=$sequence "$@"
-        status=$?
-        if [ $status -eq 78 ] && grep -q 'nearest legal' "$work/q$layout.log"; then continue; fi
-        [ $status -eq 0 ] || say "q$layout: $(tail -n 3 "$work/q$layout.log")"
+    for layout in 2:2:2 2:1:2 3:3:3 3:1:3 4:4:4 4:2:4 4:1:4 4:4:2 4:2:2 4:1:2; do
+        laid_out $layout || say "q$layout: $(tail -n 15 "$work/q$layout.log")"
         close q$layout fone 1e-5
+    done
+    for layout in 3:1:1 4:3:1; do
+        laid_out $layout
+        [ $? -eq 78 ] && grep -q 'nearest legal' "$work/q$layout.log" || say "q$layout was taken"
+    done
+}
+
+# alike PREFIX: two threads a rank and every recomputation policy give the bytes of $want.
+alike() {
+    for ranks in 1 2; do
+        OMP_NUM_THREADS=2 must ${1}threads$ranks $ranks
+        same ${1}threads$ranks "$want"
+    done
+    for ranks in 1 4; do
+        for policy in none cheap linear block; do
+            must $1$policy$ranks $ranks model.recompute=$policy
+            same $1$policy$ranks "$want"
+        done
     done
 }
 
 layouts f
 fp32=$want
 sequences
-OMP_NUM_THREADS=2 must threads 1
-same threads "$fp32"
-OMP_NUM_THREADS=2 must threads2 2
-same threads2 "$fp32"
-for policy in none cheap linear block; do
-    must r1$policy 1 model.recompute=$policy
-    same r1$policy "$fp32"
-    must r4$policy 4 model.recompute=$policy
-    same r4$policy "$fp32"
-done
+alike f
 must gathered 4 parallel.reshard_after_forward=false
 same gathered "$fp32"
 layouts fb parallel.reduce=bf16
@@ -60,12 +71,7 @@ if grep -q avx512_bf16 /proc/cpuinfo; then
     build=build/cpu-bf16
     layouts b
     [ "$want" != "$fp32" ] || say "bf16 is fp32"
-    OMP_NUM_THREADS=2 must bthreads 1
-    same bthreads "$want"
-    must b1block 1 model.recompute=block
-    same b1block "$want"
-    must b4linear 4 model.recompute=linear
-    same b4linear "$want"
+    alike b
     layouts bf parallel.reduce=fp32
 else
     echo "bf16 skipped: this processor has no bf16 products"

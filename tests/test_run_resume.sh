@@ -44,7 +44,7 @@ must whole 4 $slow
 want=$(digest whole)
 
 started killed 4 $slow
-wait_step killed 9
+wait_step killed 13
 kill_rank killed
 started killed 2 $slow
 # The first run may have come further than it was killed for: its steps must not count.
