@@ -3,8 +3,9 @@
 # are the documented ones.
 # ranks: 1
 # $1 is the folder of the build, build/cpu-fp32 if not given.
+cd "$(dirname "$0")/.." || exit 1
 build=${1:-build/cpu-fp32}
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+. launch/local.sh
 
 python=
 for candidate in build/venv/bin/python python3; do
@@ -17,7 +18,7 @@ fi
 
 run=$(mktemp -d) || exit 1
 trap 'rm -rf "$run"' EXIT
-timeout 60 mpirun --oversubscribe --bind-to none -np 2 "$build/tests/test_checkpoint" "$run" ||
+timeout 60 mpirun -np 2 "$build/tests/test_checkpoint" "$run" ||
     exit 1
 
 "$python" - "$run" <<'END'

@@ -1,12 +1,13 @@
 #!/bin/sh
 # COMM_CHECK=1: ranks that call different things end the job at once, in a line that names the odd
 # one. $1 is the folder of the build, build/cpu-fp32 if not given.
+cd "$(dirname "$0")/.." || exit 1
 build=${1:-build/cpu-fp32}
 failed=0
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+. launch/local.sh
 
 expect() {  # What test_comm does wrong, and a part of the message.
-    text=$(COMM_CHECK=1 timeout 60 mpirun --oversubscribe --bind-to none -np 3 \
+    text=$(COMM_CHECK=1 timeout 60 mpirun -np 3 \
         "$build/tests/test_comm" "$1" 2>&1)
     status=$?
     if [ $status -ne 1 ]; then
