@@ -4,8 +4,7 @@
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
 make_tiny
-must long 2 stages.images.steps=100 stages.joint.steps=100 checkpoint.every=40 train.validate=0 \
-    train.spike=0
+must long 2 stages.images.steps=100 stages.joint.steps=100 checkpoint.every=40 train.validate=0
 memory() {
     sed -n "s/^{\"step\": $1,.*\"memory_bytes\": \([0-9]*\).*/\1/p" "$work/long/metrics.jsonl"
 }

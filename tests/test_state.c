@@ -21,6 +21,8 @@ static void test_spikes(void **state) {
     // Sorted 1 2 2 3 3 3 4 5: median 3; distances 0 0 0 1 1 1 2 2: MAD 1.
     check_that(!state_is_spike(&run, &config, 7), "3 + 4 * 1 is no spike");
     check_that(state_is_spike(&run, &config, 7.001), "more is one");
+    state_restart_norms(&run);
+    check_that(!state_is_spike(&run, &config, 1e9), "a spike in an empty window");
     const TrainConfig never = {.spike = 0, .spike_window = 8};
     check_that(!state_is_spike(&run, &never, 1e9), "0 means never");
 }

@@ -116,3 +116,7 @@ void state_add_norm(RunState *state, const TrainConfig *config, double norm) {
     state->norms[state->norm_count++ % window] = norm;
     state->norms_held = min_i64(state->norm_count, window);
 }
+
+void state_restart_norms(RunState *state) {
+    state->norm_count = state->norms_held = 0;
+}

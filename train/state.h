@@ -36,6 +36,8 @@ bool state_from_text(RunState *state, const Planner *planner, const char *text, 
 // Whether `norm` is above median + spike * MAD of the window; never before the window is full.
 // A ring made with another window than the present one starts anew.
 bool state_is_spike(const RunState *state, const TrainConfig *config, double norm);
+// Empties the window: a new stage begins.
+void state_restart_norms(RunState *state);
 void state_add_norm(RunState *state, const TrainConfig *config, double norm);
 
 #endif

@@ -198,6 +198,9 @@ static void update(Trainer *t, const StepPlan *plan, StepReport *report) {
     RunState *state = &t->state;
     report->lr = schedule_lr(&config->train, config->stages[plan->stage].lr, plan->step,
                              config_steps(config));
+    if (plan->step > 0 && plan->stage != state->cursor.stage) {
+        state_restart_norms(state);  // Another stage's norms say nothing about this one's.
+    }
     if (!isfinite(report->loss) || !isfinite(report->norm)) {
         report->skipped = "loss or gradient not finite";
     } else if (state_is_spike(state, &config->train, report->norm)) {
