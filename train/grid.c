@@ -53,6 +53,7 @@ static void write_pictures(const Grid *grid, const Trainer *t, Report *report) {
     if (made.videos && path_join(path, folder, "videos.png", &error)) {
         report_picture(report, t->state.step, "videos", path);
     }
+    report_say(report, "step %6" PRId64 "  a grid of each prompt: %s/", t->state.step, folder);
 }
 
 void grid_draw(Grid *grid, Trainer *t, Report *report) {
