@@ -83,7 +83,8 @@ bool data_info(FILE *out, const char *folder, Error *error) {
     fprintf(out, "%s: %lld samples in %lld shards, %.1f MB", folder, (long long)index->sample_count,
             (long long)index->shard_count, 1e-6 * (double)raw);
     if (zip > 0) fprintf(out, " (%.1f MB compressed)", 1e-6 * (double)zip);
-    fprintf(out, "\nhashes that can be verified: of %lld shards", (long long)checked);
+    fprintf(out, "\nhashes that are verified: of %lld of %lld shards", (long long)checked,
+            (long long)index->shard_count);
     if (first->raw.unverified != NULL) fprintf(out, "; not verified: %s", first->raw.unverified);
     fprintf(out, "\ncolumns:");
     for (int i = 0; i < first->column_count; i++) {
