@@ -1,8 +1,8 @@
 // Communicators: every collective of the program goes through one of these. Data collectives are
 // ordered on a stream (on the CPU backend: done when they return). Each collective counts itself;
-// with COMM_CHECK=1 in the environment every call first compares (name, counter, operation, size,
-// type) over the ranks and dies naming the odd one out. Sums over ranks exist for integers only:
-// their result has no order.
+// with COMM_CHECK=1 in the environment every call first compares (counter, operation, size) over
+// the ranks and dies naming the odd one out. Sums over ranks exist for integers only: their result
+// has no order.
 #ifndef PARALLEL_COMM_H
 #define PARALLEL_COMM_H
 

@@ -118,6 +118,28 @@ static void write_metrics(Report *report, const Trainer *t, const StepReport *s,
     if (!metrics_end(m, &error)) fprintf(stderr, "metrics: %s\n", error.text);
 }
 
+// The loss by time, medium and size, as in metrics.jsonl.
+static void write_loss_parts(EventFile *events, double now, int64_t step, const StepReport *s) {
+    for (int i = 0; i < TIME_BINS; i++) {
+        char tag[40];
+        snprintf(tag, sizeof(tag), "loss_by_time/t0.%d", i);
+        if (isfinite(s->loss_bin[i])) {
+            events_scalar(events, now, step, tag, (float)s->loss_bin[i]);
+        }
+    }
+    static const char *const media[MEDIUM_COUNT] = {"loss_by_medium/image", "loss_by_medium/video"};
+    for (int i = 0; i < MEDIUM_COUNT; i++) {
+        if (isfinite(s->loss_medium[i])) {
+            events_scalar(events, now, step, media[i], (float)s->loss_medium[i]);
+        }
+    }
+    for (int i = 0; i < s->size_count; i++) {
+        char tag[64];
+        snprintf(tag, sizeof(tag), "loss_by_size/%s", s->sizes[i].key);
+        events_scalar(events, now, step, tag, (float)s->sizes[i].loss);
+    }
+}
+
 static void write_events(Report *report, const StepReport *s) {
     if (report->events == NULL) return;
     const double now = clock_wall();
@@ -135,6 +157,7 @@ static void write_events(Report *report, const StepReport *s) {
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++) {
         events_scalar(report->events, now, step, scalars[i].tag, (float)scalars[i].value);
     }
+    write_loss_parts(report->events, now, step, s);
     Error error;
     if (!events_flush(report->events, &error)) fprintf(stderr, "tensorboard: %s\n", error.text);
 }
