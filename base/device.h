@@ -3,17 +3,36 @@
 #ifndef BASE_DEVICE_H
 #define BASE_DEVICE_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "base/error.h"
 
 typedef struct StreamState *Stream;  // NULL is the compute stream.
 typedef struct EventState *Event;
 
-// Zeroed memory at a multiple of 256; dies with name and size when there is none left.
+// Takes this process's device, before anything below but host memory: that of number `local_rank`
+// where `local_ranks` ranks run on this node. False, with a reason that a user can act on, where a
+// device, its driver or its libraries are missing or too old, or where there are fewer devices than
+// ranks, unless `share` lets ranks take turns. The CPU is always there. Local.
+bool device_start(int local_rank, int local_ranks, bool share, Error *error);
+
+// Zeroed memory of the device at a multiple of 256; dies with name and size when there is none
+// left. The host must not touch it.
 void *device_allocate(const char *name, int64_t bytes);
-void device_free(void *memory);
+
+// The same, but the host reaches it, too; slower. The host reads after stream_wait what the device
+// wrote. For tests and small facts.
+void *device_allocate_shared(const char *name, int64_t bytes);
+void device_free(void *memory);  // Of either.
+
+// Zeroed memory of the host that the device copies from and to without staging (pinned).
+void *host_allocate(const char *name, int64_t bytes);
+void host_free(void *memory);
 
 // Copies between any two places, in the order of `stream`. May not overlap. A source on the host
-// may be changed when the call returns; a destination on the host is read after stream_wait.
+// may be changed when the call returns, but one from host_allocate only once `stream` is past the
+// copy; a destination on the host is read after stream_wait.
 void device_copy(void *to, const void *from, int64_t bytes, Stream stream);
 void device_zero(void *memory, int64_t bytes, Stream stream);
 
@@ -30,13 +49,15 @@ Event event_create(void);
 void event_free(Event event);
 void event_record(Event event, Stream stream);
 void stream_await(Stream stream, Event event);
+void event_wait(Event event);  // The host waits.
 
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 
-// Bytes that could still be had on this node (CPU: within its control group's limit, too) or
-// device.
-int64_t device_memory_free(void);
+// Bytes that each of the `local_ranks` ranks of this node could still have: of the node (within
+// its control group's limit, too), or of this rank's device, in equal parts for those that share
+// it.
+int64_t device_memory_free(int local_ranks);
 
 // What this rank runs on, for the log and for comparing ranks: processor model and instruction
 // sets.

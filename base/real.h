@@ -30,6 +30,11 @@ REAL_INLINE float bf16_to_float(uint16_t x) {
 
 // To nearest, ties to even; NaN stays NaN.
 REAL_INLINE uint16_t float_to_bf16(float x) {
+#ifdef __CUDA_ARCH__  // One instruction, where the plain form below takes eight.
+    uint16_t result;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result) : "f"(x));
+    return result;
+#else
     union {
         float value;
         uint32_t bits;
@@ -38,6 +43,7 @@ REAL_INLINE uint16_t float_to_bf16(float x) {
     const uint32_t rounded = (u.bits + 0x7fffu + ((u.bits >> 16) & 1u)) >> 16;
     const uint32_t nan = (u.bits >> 16) | 0x40u;
     return (uint16_t)(x != x ? nan : rounded);
+#endif
 }
 
 #ifdef REAL_BF16

@@ -93,7 +93,7 @@ static const char *missing_data(const Config *config) {
 // Bytes that a rank may use.
 static int64_t memory_available(const Options *options) {
     if (options->memory > 0) return (int64_t)(options->memory * 0x1p30);
-    return device_memory_free() / min_i64(options->node, options->ranks) / 10 * 9;
+    return device_memory_free((int)min_i64(options->node, options->ranks)) / 10 * 9;
 }
 
 static bool prepare(Plan *plan, Problems *problems) {

@@ -16,7 +16,7 @@
 // What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.
 static int64_t memory_available(Comm *world) {
     Comm *node = comm_split_node(world, "node");
-    int64_t free_bytes = device_memory_free() / comm_size(node) / 10 * 9;
+    int64_t free_bytes = device_memory_free(comm_size(node)) / 10 * 9;
     comm_free(node);
     comm_all_reduce_min(world, &free_bytes, 1);
     return free_bytes;

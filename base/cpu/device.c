@@ -12,6 +12,14 @@
 #include "base/die.h"
 #include "base/real.h"
 
+bool device_start(int local_rank, int local_ranks, bool share, Error *error) {
+    (void)local_rank;
+    (void)local_ranks;
+    (void)share;
+    (void)error;
+    return true;
+}
+
 void *device_allocate(const char *name, int64_t bytes) {
     void *memory = NULL;
     const int64_t rounded = round_up(max_i64(bytes, 1), 256);
@@ -27,7 +35,19 @@ void *device_allocate(const char *name, int64_t bytes) {
     return memory;
 }
 
+void *device_allocate_shared(const char *name, int64_t bytes) {
+    return device_allocate(name, bytes);
+}
+
 void device_free(void *memory) {
+    free(memory);
+}
+
+void *host_allocate(const char *name, int64_t bytes) {
+    return device_allocate(name, bytes);
+}
+
+void host_free(void *memory) {
     free(memory);
 }
 
@@ -68,6 +88,10 @@ void event_record(Event event, Stream stream) {
 
 void stream_await(Stream stream, Event event) {
     (void)stream;
+    (void)event;
+}
+
+void event_wait(Event event) {
     (void)event;
 }
 
@@ -134,7 +158,7 @@ static int64_t group_free(const Controller *c, char *group) {
     return least;
 }
 
-int64_t device_memory_free(void) {
+int64_t device_memory_free(int local_ranks) {
     char line[GROUP_PATH_MAX];
     int64_t least = memory_available();
     FILE *file = fopen("/proc/self/cgroup", "r");
@@ -148,7 +172,7 @@ int64_t device_memory_free(void) {
         least = min_i64(least, group_free(&controllers[second], group));
     }
     if (file != NULL) fclose(file);
-    return least;
+    return least / local_ranks;
 }
 
 void device_describe(char *text, int64_t size) {

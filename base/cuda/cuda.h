@@ -1,0 +1,22 @@
+// What C and CUDA sources of the backend share: streams as CUDA knows them, checked calls.
+#ifndef BASE_CUDA_CUDA_H
+#define BASE_CUDA_CUDA_H
+
+#include <cuda_runtime.h>
+
+#include "base/device.h"
+#include "base/die.h"
+
+static inline cudaStream_t cuda_stream(Stream stream) {
+    return (cudaStream_t)stream;
+}
+
+// Dies with the call and CUDA's reason.
+#define CUDA_CHECK(call)                                                                 \
+    do {                                                                                 \
+        const cudaError_t status_ = (call);                                              \
+        CHECK(status_ == cudaSuccess, "%s: %s (%s)", #call, cudaGetErrorString(status_), \
+              cudaGetErrorName(status_));                                                \
+    } while (0)
+
+#endif
