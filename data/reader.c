@@ -100,13 +100,18 @@ void loaded_pack_free(LoadedPack *pack) {
     free(pack);
 }
 
+bool pack_reader_fits(const Planner *planner, int64_t cache_bytes, Error *error) {
+    const Sizes sizes = measure(planner, cache_bytes);
+    return sizes.slots > 0 || sizes.slot_bytes == 0 ||
+           error_set(error,
+                     "data.cache_bytes = %lld holds no shard; set it to at least %lld, the largest "
+                     "shard's bytes",
+                     (long long)cache_bytes, (long long)sizes.slot_bytes);
+}
+
 PackReader *pack_reader_create(const Planner *planner, int64_t cache_bytes, Error *error) {
     const Sizes sizes = measure(planner, cache_bytes);
-    if (sizes.slots == 0 && sizes.slot_bytes > 0) {
-        error_set(error, "data.cache_bytes = %lld holds no shard; the largest has %lld bytes",
-                  (long long)cache_bytes, (long long)sizes.slot_bytes);
-        return NULL;
-    }
+    if (!pack_reader_fits(planner, cache_bytes, error)) return NULL;
     PackReader *reader = allocate(sizeof(*reader), "the reader");
     *reader = (PackReader){
         .planner = planner,

@@ -42,8 +42,12 @@ void loaded_pack_free(LoadedPack *pack);
 
 typedef struct PackReader PackReader;
 
-// A reader with a cache of at most cache_bytes, all of it allocated and touched here. NULL and a
-// reason when the largest of the compressed shards does not fit into the cache.
+// False, with the remedy, where the largest of the compressed shards does not fit into a cache of
+// cache_bytes.
+bool pack_reader_fits(const Planner *planner, int64_t cache_bytes, Error *error);
+
+// A reader with a cache of at most cache_bytes, all of it allocated and touched here. NULL where
+// pack_reader_fits says no.
 PackReader *pack_reader_create(const Planner *planner, int64_t cache_bytes, Error *error);
 void pack_reader_free(PackReader *reader);
 

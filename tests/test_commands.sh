@@ -58,8 +58,15 @@ says 78 'has weight' plan "$folder/tiny.yaml" --ranks 2 stages.0.height_min=100 
     stages.1.height_min=100
 
 # ---- pictures during a run
-says 1 'sample.prompts: sample 2: 1 x 40 x 4 needs' train "$folder/tiny.yaml" \
+# All that speaks against a run is said at once, and nothing is started.
+says 78 'data.cache_bytes = 100 holds no shard; set it to at least' train "$folder/tiny.yaml" \
+    data.cache_bytes=100 run.dir="$folder/large"
+says 78 'sample.prompts.1: 1 x 40 x 4 needs' train "$folder/tiny.yaml" data.cache_bytes=100 \
     sample.prompts.1.height=40 run.dir="$folder/large"
+says 78 '3 errors in the settings; nothing was started' train "$folder/tiny.yaml" \
+    data.cache_bytes=100 sample.prompts.1.height=40 run.dir="$folder/large" \
+    sample.prompts.0.caption='a a a a a a a a a a a a a a a a a'
+[ ! -e "$folder/large" ] || { echo "$folder/large was made" && failed=1; }
 
 # ---- sample
 $kintoun train "$folder/tiny.yaml" run.stop_at=20 >"$folder/log" 2>&1 ||

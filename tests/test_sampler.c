@@ -127,7 +127,7 @@ static void test_what_does_not_fit(void **state) {
         LatentShape shape;
         int64_t text;
         const char *says;
-    } bad[] = {{{3, 1, 4, 4}, 1, "sample 2: a latent of 3 x 1 x 4 x 4"},
+    } bad[] = {{{3, 1, 4, 4}, 1, "a latent of 3 x 1 x 4 x 4"},
                {{4, 1, 5, 4}, 1, "does not fit a model of 4 channels with patch 1 x 2 x 2"},
                {{4, 2, 8, 8}, 1, "needs 64 tokens, 2 of text and 2 segments, more than"},
                {{4, 1, 2, 2}, 32, "needs 2 tokens, 33 of text"}};
@@ -137,7 +137,9 @@ static void test_what_does_not_fit(void **state) {
         Error error = {""};
         s->requests[2].shape = bad[i].shape;
         s->requests[2].text_length = bad[i].text;
-        check_that(!sampler_check(s->requests, COUNT, &how, &s->c.model, &error), "accepted");
+        check_that(
+            !sampler_check(&s->requests[2], &how, &s->c.model.config, s->c.model.bounds, &error),
+            "accepted");
         check_contains(error.text, bad[i].says);
     }
     samples_close(s);

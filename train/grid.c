@@ -2,20 +2,40 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/files.h"
+#include "train/memory.h"
 
-bool grid_rows(PictureRow *rows, const SampleConfig *config, int64_t text_width, Error *error) {
-    for (int64_t i = 0; i < config->prompt_count; i++) {
-        const Prompt *prompt = &config->prompts[i];
-        rows[i] = (PictureRow){.shape = {CODEC_CHANNELS, (int32_t)prompt->frames,
-                                         (int32_t)prompt->height, (int32_t)prompt->width},
-                               .samples = config->count};
-        snprintf(rows[i].caption, sizeof(rows[i].caption), "%s", prompt->caption);
-        if (!picture_row_encode(&rows[i], text_width, error)) return false;
+// A prompt as a row of pictures, with its text.
+static bool grid_row(PictureRow *row, const Prompt *prompt, const Config *config, Error *error) {
+    *row = (PictureRow){.shape = {CODEC_CHANNELS, (int32_t)prompt->frames, (int32_t)prompt->height,
+                                  (int32_t)prompt->width},
+                        .samples = config->sample.count};
+    snprintf(row->caption, sizeof(row->caption), "%s", prompt->caption);
+    return picture_row_encode(row, config->model.text_width, error);
+}
+
+void grid_check(const Config *config, Problems *problems) {
+    const SampleConfig *c = &config->sample;
+    const SamplerConfig how = {.guidance = c->guidance};
+    DemoFacts facts;
+    Error error;
+    if (c->prompt_count == 0) return;
+    if (!demo_facts_read(&facts, config->data.sources[0].path, &error)) {
+        problems_add(problems, "sample.prompts: %s", error.text);
     }
-    return true;
+    for (int i = 0; i < c->prompt_count; i++) {
+        PictureRow row;
+        const bool encoded = grid_row(&row, &c->prompts[i], config, &error);
+        const SampleRequest request = {.shape = row.shape, .text_length = row.text_length};
+        if (!encoded ||
+            !sampler_check(&request, &how, &config->model, stage_bounds(config), &error)) {
+            problems_add(problems, "sample.prompts.%d: %s", i, error.text);
+        }
+        free(row.text);
+    }
 }
 
 bool grid_open(Grid *grid, const Trainer *t, Error *error) {
@@ -23,14 +43,12 @@ bool grid_open(Grid *grid, const Trainer *t, Error *error) {
     const SampleConfig *c = &t->config.sample;
     PictureRow rows[PROMPTS_MAX] = {0};
     if (c->prompt_count == 0) return true;
-    const bool ok = demo_facts_read(&grid->facts, t->config.data.sources[0].path, error) &&
-                    grid_rows(rows, c, t->config.model.text_width, error);
+    bool ok = demo_facts_read(&grid->facts, t->config.data.sources[0].path, error);
+    for (int i = 0; i < c->prompt_count; i++) {
+        ok = grid_row(&rows[i], &c->prompts[i], &t->config, error) && ok;
+    }
     pictures_create(&grid->pictures, rows, (int)c->prompt_count);
-    if (!ok) return false;
-    const SamplerConfig how = {.guidance = c->guidance};
-    Error reason;
-    return sampler_check(grid->pictures.requests, grid->pictures.count, &how, &t->model, &reason) ||
-           error_set(error, "sample.prompts: %s", reason.text);
+    return ok;
 }
 
 void grid_close(Grid *grid) {

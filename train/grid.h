@@ -14,15 +14,16 @@ typedef struct {
     DemoFacts facts;  // How latents become pixels.
 } Grid;
 
-// Encodes the prompts. False with a reason: a data set without the demo's codec and text encoder, a
-// prompt that does not fit. Nothing is there to draw where sample.prompts is empty.
+// Adds what speaks against sample.prompts: a data set without the demo's codec and text encoder,
+// captions that cannot be encoded, sizes that do not fit into a pack. Local.
+void grid_check(const Config *config, Problems *problems);
+
+// Encodes the prompts, which grid_check has passed. Nothing is there to draw where sample.prompts
+// is empty.
 bool grid_open(Grid *grid, const Trainer *trainer, Error *error);
 void grid_close(Grid *grid);
 
 // Samples and writes the pictures of the present step. Collective over the world.
 void grid_draw(Grid *grid, Trainer *trainer, Report *report);
-
-// The prompts of a run as rows of pictures: rows [prompt_count] gets their texts.
-bool grid_rows(PictureRow *rows, const SampleConfig *config, int64_t text_width, Error *error);
 
 #endif

@@ -33,8 +33,7 @@ FsdpConfig fsdp_settings(const Config *config) {
                         .packs_max = (int)packs};
 }
 
-MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
-                       Recompute recompute) {
+ModelBounds stage_bounds(const Config *config) {
     ModelBounds bounds = {0};
     for (int64_t s = 0; s < config->stage_count; s++) {
         const StageData *stage = &config->stages[s].data;
@@ -42,8 +41,13 @@ MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int
         bounds.text = max_i64(bounds.text, stage->text_tokens);
         bounds.segments = max_i64(bounds.segments, stage->segments);
     }
+    return bounds;
+}
+
+MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
+                       Recompute recompute) {
     const FsdpConfig sharding = fsdp_settings(config);
-    model_plan(model, recompute, bounds);
+    model_plan(model, recompute, stage_bounds(config));
     // The last rank of a shard group has the largest slices, the first one the most heads.
     Mesh last;
     mesh_shape(&last, &(MeshConfig){mesh->sequences, mesh->shards}, mesh->shards - 1, mesh->size);

@@ -15,6 +15,9 @@ typedef struct {
 MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
                        Recompute recompute);
 
+// The largest pack of any stage.
+ModelBounds stage_bounds(const Config *config);
+
 // The policy that `model.recompute` means: `auto` is the least that fits into `available` bytes.
 Recompute choose_recompute(Model *model, const Mesh *mesh, const Config *config, int64_t data,
                            int64_t available);

@@ -32,14 +32,14 @@ static double time_at(const SamplerConfig *config, int64_t step) {
 }
 
 // How many of the requests fit into one pack, at least 0.
-static int pack_length(const SampleRequest *requests, int count, int copies, const Model *model) {
+static int pack_length(const SampleRequest *requests, int count, int copies,
+                       const ModelConfig *model, ModelBounds bounds) {
     int64_t tokens = 0, text = 0;
     int n = 0;
     for (; n < count; n++) {
-        tokens += copies * latent_tokens(requests[n].shape, model_patch(&model->config));
+        tokens += copies * latent_tokens(requests[n].shape, model_patch(model));
         text += text_rows(&requests[n]) + (copies - 1);
-        if (tokens > model->bounds.tokens || text > model->bounds.text ||
-            copies * (n + 1) > model->bounds.segments) {
+        if (tokens > bounds.tokens || text > bounds.text || copies * (n + 1) > bounds.segments) {
             break;
         }
     }
@@ -156,36 +156,36 @@ static int copies_of(const SamplerConfig *config) {
     return config->guidance == 1 ? 1 : 2;
 }
 
-bool sampler_check(const SampleRequest *requests, int count, const SamplerConfig *config,
-                   const Model *model, Error *error) {
+bool sampler_check(const SampleRequest *request, const SamplerConfig *config,
+                   const ModelConfig *model, ModelBounds bounds, Error *error) {
     const int copies = copies_of(config);
-    const PatchSize patch = model_patch(&model->config);
-    for (int i = 0; i < count; i++) {
-        const LatentShape s = requests[i].shape;
-        if (s.C != model->config.in_channels || s.F % patch.t != 0 || s.H % patch.h != 0 ||
-            s.W % patch.w != 0) {
-            return error_set(error,
-                             "sample %d: a latent of %d x %d x %d x %d does not fit a model of "
-                             "%" PRId64 " channels with patch %d x %d x %d",
-                             i, s.C, s.F, s.H, s.W, model->config.in_channels, patch.t, patch.h,
-                             patch.w);
-        }
-        if (pack_length(requests + i, 1, copies, model) == 0) {
-            return error_set(error,
-                             "sample %d: %d x %d x %d needs %" PRId64 " tokens, %" PRId64
-                             " of text and %d segments, more than the largest pack of %" PRId64
-                             ", %" PRId64 " and %" PRId64,
-                             i, s.F, s.H, s.W, copies * latent_tokens(s, patch),
-                             text_rows(&requests[i]) + (copies - 1), copies, model->bounds.tokens,
-                             model->bounds.text, model->bounds.segments);
-        }
+    const PatchSize patch = model_patch(model);
+    const LatentShape s = request->shape;
+    if (s.C != model->in_channels || s.F % patch.t != 0 || s.H % patch.h != 0 ||
+        s.W % patch.w != 0) {
+        return error_set(error,
+                         "a latent of %d x %d x %d x %d does not fit a model of %" PRId64
+                         " channels with patch %d x %d x %d",
+                         s.C, s.F, s.H, s.W, model->in_channels, patch.t, patch.h, patch.w);
     }
-    return true;
+    return pack_length(request, 1, copies, model, bounds) == 1 ||
+           error_set(error,
+                     "%d x %d x %d needs %" PRId64 " tokens, %" PRId64
+                     " of text and %d segments, more than the largest pack of %" PRId64 ", %" PRId64
+                     " and %" PRId64,
+                     s.F, s.H, s.W, copies * latent_tokens(s, patch),
+                     text_rows(request) + (copies - 1), copies, bounds.tokens, bounds.text,
+                     bounds.segments);
 }
 
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
                  Fsdp *fsdp, Batch *batch, Error *error) {
-    if (!sampler_check(requests, count, config, model, error)) return false;
+    for (int i = 0; i < count; i++) {
+        Error why;
+        if (!sampler_check(&requests[i], config, &model->config, model->bounds, &why)) {
+            return error_set(error, "sample %d: %s", i, why.text);
+        }
+    }
     const int copies = copies_of(config);
     const Mesh *mesh = model->mesh;
     const int64_t rows = model->bounds.tokens * model_token_elements(&model->config);
@@ -205,7 +205,8 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
                            .velocity = memory + rows,
                            .gathered = gathered};
         for (int d = 0; d < mesh->data_size; d++) {
-            const int length = pack_length(requests + begin, count - begin, copies, model);
+            const int length =
+                pack_length(requests + begin, count - begin, copies, &model->config, model->bounds);
             if (d == mesh->data_index) mine.requests = requests + begin, mine.count = length;
             begin = ends[d] = begin + length;
         }

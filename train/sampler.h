@@ -21,13 +21,13 @@ typedef struct {
     uint64_t seed;
 } SamplerConfig;
 
-// False with a reason where a request is larger than the model's bounds or no multiple of the
+// False with a reason where the request is larger than a pack of `bounds` or no multiple of the
 // patch. Local.
-bool sampler_check(const SampleRequest *requests, int count, const SamplerConfig *config,
-                   const Model *model, Error *error);
+bool sampler_check(const SampleRequest *request, const SamplerConfig *config,
+                   const ModelConfig *model, ModelBounds bounds, Error *error);
 
-// False where sampler_check is. Uses the batch's buffers; the weights are those that the fsdp's
-// source gives. Collective over the world.
+// False where sampler_check is for any request. Uses the batch's buffers; the weights are those
+// that the fsdp's source gives. Collective over the world.
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
                  Fsdp *fsdp, Batch *batch, Error *error);
 

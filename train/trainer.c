@@ -12,6 +12,7 @@
 #include "checkpoint/save.h"
 #include "checkpoint/steps.h"
 #include "checkpoint/weights.h"
+#include "train/grid.h"
 
 // What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.
 static int64_t memory_available(Comm *world) {
@@ -60,6 +61,11 @@ bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *pro
     for (int64_t s = 0; s < config->stage_count; s++) stages[s] = config->stages[s].data;
     t->planner = planner_create(&config->data, stages, (int)config->stage_count, &needs,
                                 (uint64_t)config->run.seed, problems);
+    Error error;
+    if (t->planner != NULL && !pack_reader_fits(t->planner, config->data.cache_bytes, &error)) {
+        problems_add(problems, "%s", error.text);
+    }
+    grid_check(config, problems);
     check_layout(config, comm_size(world), problems);
     if (!agree_on_data(t, problems)) return false;
     int64_t data = loader_bytes(t->planner, config->data.ahead, config->data.cache_bytes);
