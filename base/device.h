@@ -11,11 +11,19 @@
 typedef struct StreamState *Stream;  // NULL is the compute stream.
 typedef struct EventState *Event;
 
-// Takes this process's device, before anything below but host memory: that of number `local_rank`
-// where `local_ranks` ranks run on this node. False, with a reason that a user can act on, where a
-// device, its driver or its libraries are missing or too old, or where there are fewer devices than
-// ranks, unless `share` lets ranks take turns. The CPU is always there. Local.
-bool device_start(int local_rank, int local_ranks, bool share, Error *error);
+const char *device_backend(void);  // "cpu" or "cuda".
+
+// Takes this process's device before anything below: number `local_rank` of those it sees, counted
+// round. False, with a reason that a user can act on, where a device, its driver or its libraries
+// are missing or too old. The CPU is always there. Local; comm_device_start calls it on all ranks.
+bool device_start(int local_rank, Error *error);
+
+// Names this node's device: ranks that run on the same one have the same number. -1 on the CPU,
+// which ranks may always share.
+int64_t device_identity(void);
+
+// Tells device_memory_free how many ranks run on this rank's device.
+void device_shared_by(int ranks);
 
 // Zeroed memory of the device at a multiple of 256; dies with name and size when there is none
 // left. The host must not touch it.
@@ -54,13 +62,13 @@ void event_wait(Event event);  // The host waits.
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 
-// Bytes that each of the `local_ranks` ranks of this node could still have: of the node (within
-// its control group's limit, too), or of this rank's device, in equal parts for those that share
-// it.
+// Bytes that this rank could still have. CPU: of the node (within its control group's limit, too),
+// in equal parts for its `local_ranks` ranks. CUDA: of its device, in equal parts for the ranks
+// that share it.
 int64_t device_memory_free(int local_ranks);
 
 // What this rank runs on, for the log and for comparing ranks: processor model and instruction
-// sets.
+// sets; or name, architecture and versions of the GPU.
 void device_describe(char *text, int64_t size);
 
 #endif

@@ -12,12 +12,22 @@
 #include "base/die.h"
 #include "base/real.h"
 
-bool device_start(int local_rank, int local_ranks, bool share, Error *error) {
+const char *device_backend(void) {
+    return "cpu";
+}
+
+bool device_start(int local_rank, Error *error) {
     (void)local_rank;
-    (void)local_ranks;
-    (void)share;
     (void)error;
     return true;
+}
+
+int64_t device_identity(void) {
+    return -1;
+}
+
+void device_shared_by(int ranks) {
+    (void)ranks;
 }
 
 void *device_allocate(const char *name, int64_t bytes) {
