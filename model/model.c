@@ -43,7 +43,12 @@ static void lay_out(Model *model, Arena *arena) {
     model->text = arena_take(arena, X * model->config.text_width * size);
     model->out = arena_take(arena, T * E * size);
     model->dout = arena_take(arena, T * E * size);
-    model->x = arena_take(arena, (L + 1) * T * C * size);
+    if (model->config.offload) {
+        offload_lay_out(&model->offload, arena, (int)L + 1, T * C * size);
+        model->bytes.host = offload_host_bytes(&model->offload);
+    } else {
+        model->x = arena_take(arena, (L + 1) * T * C * size);
+    }
     model->dx = arena_take(arena, T * C * size);
     model->cond = arena_take(arena, S * C * size);
     model->dcond = arena_take(arena, S * C * 4);
@@ -85,14 +90,26 @@ void model_allocate(Model *model) {
     lay_out(model, &model->arena);
     CHECK(model->arena.used == model->arena.size, "activations: planned %lld, used %lld bytes",
           (long long)model->arena.size, (long long)model->arena.used);
+    if (model->config.offload) offload_create(&model->offload);
     prepare(&model->stem, model->bound);
     prepare(&model->block, model->bound);
     prepare(&model->head, model->bound);
 }
 
 void model_free(Model *model) {
+    offload_free(&model->offload);
     arena_free(&model->arena);
     param_free(&model->params);
+}
+
+// Input number i of the blocks and the head.
+static void *input_of(const Model *model, int i) {
+    if (model->config.offload) return offload_slot(&model->offload, i);
+    return model->x + i * model->bound[ROWS_TOKENS] * model_width(&model->config);
+}
+
+static int64_t input_bytes(const Model *model, const PackBind *bind) {
+    return bind->T * model_width(&model->config) * type_size(REAL_TYPE);
 }
 
 // Which program, and everything it touches, for one unit.
@@ -103,12 +120,11 @@ static const Program *unit_run(const Model *model, int unit, const PackBind *bin
     const UnitValues *v = stem   ? &model->stem_values
                           : head ? &model->head_values
                                  : &model->block_values;
-    const int64_t row = model->bound[ROWS_TOKENS] * model_width(&model->config);
     *run = (ProgramRun){.bind = bind, .work = model->work, .op_seconds = model->op_seconds};
     run->kept = model->kept;
     if (!stem) run->kept += model->stem.plan.kept_bytes + (unit - 1) * model->block.plan.kept_bytes;
-    run->external[v->x] = stem ? model->patches : model->x + (unit - 1) * row;
-    run->external[v->out_x] = head ? model->out : model->x + unit * row;
+    run->external[v->x] = stem ? model->patches : input_of(model, unit - 1);
+    run->external[v->out_x] = head ? model->out : input_of(model, unit);
     run->external_gradient[v->out_x] = head ? model->dout : model->dx;
     if (!stem) run->external_gradient[v->x] = model->dx;
     const Value cond = stem ? v->out_cond : v->cond;
@@ -128,7 +144,12 @@ void model_forward(Model *model, Fsdp *fsdp, const PackBind *bind, Stream stream
         if (bind != NULL) {
             const Program *p = unit_run(model, unit, bind, &run);
             run.weights = weights;
+            const bool away = model->config.offload && unit < model->units - 1;
+            if (away) offload_write(&model->offload, unit, stream);
             program_forward(p, &run, stream);
+            if (away) {
+                offload_written(&model->offload, unit, input_bytes(model, bind), stream);
+            }
         }
         fsdp_release(fsdp, unit);
     }
@@ -147,7 +168,12 @@ void model_backward(Model *model, Fsdp *fsdp, const PackBind *bind, int round, S
             const Program *p = unit_run(model, unit, bind, &run);
             run.weights = weights;
             run.gradient = fsdp_leaf(fsdp, unit);
+            const bool away = model->config.offload && unit > 0;
+            if (away) offload_read(&model->offload, unit - 1, stream);
             program_backward(p, &run, stream);
+            if (away) {
+                offload_done(&model->offload, unit - 1, input_bytes(model, bind), stream);
+            }
         }
         fsdp_release(fsdp, unit);
         fsdp_reduce(fsdp, unit, round);

@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "model/goku.h"
 #include "model/model_config.h"
+#include "model/offload.h"
 #include "model/program.h"
 #include "parallel/fsdp.h"
 
@@ -21,6 +22,7 @@ typedef struct {
     int64_t kept;    // What is kept from forward to backward inside the units.
     int64_t work;    // Values of the unit that runs.
     int64_t total;   // With the gaps of alignment.
+    int64_t host;    // Block inputs that wait in the host's memory (model.offload).
 } ModelBytes;
 
 typedef struct {
@@ -41,7 +43,8 @@ typedef struct {
     real *out;      // [T, E] The velocity, by model_forward.
     real *dout;     // [T, E] Its gradient, filled by the caller before model_backward.
     // Inside.
-    real *x;  // [layers + 1][T, C] Inputs of the blocks and of the head.
+    real *x;  // [layers + 1][T, C] Inputs of the blocks and of the head; NULL where offloaded.
+    Offload offload;
     real *dx;
     real *cond;  // [S, C]
     float *dcond;

@@ -2,6 +2,7 @@
 #ifndef MODEL_MODEL_CONFIG_H
 #define MODEL_MODEL_CONFIG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -18,6 +19,7 @@ typedef struct {
     double mlp_ratio;
     double rope_theta;
     double time_factor;  // t in [0, 1] is multiplied by it before the sinusoid.
+    bool offload;        // Block inputs wait for the backward in the host's memory.
     int recompute;       // `none|cheap|linear|block|auto`, in this order.
 } ModelConfig;
 

@@ -95,6 +95,32 @@ static void test_recomputation_changes_no_bit(void **state) {
     result_free(&want);
 }
 
+// Two packs in a row, since the second finds the slots as the first left them.
+static void test_offloading_changes_no_bit(void **state) {
+    (void)state;
+    Result results[2][2];
+    int64_t host = 0;
+    for (int offload = 0; offload < 2; offload++) {
+        ModelConfig deep = config;
+        deep.layers = 6;
+        deep.offload = offload;
+        ModelCase *c = case_room(sizeof(*c));
+        case_open(c, world, split(), &deep, segments, SEGMENTS, RECOMPUTE_CHEAP);
+        for (int pack = 0; pack < 2; pack++) results[offload][pack] = run(c);
+        host = c->model.bytes.host;
+        case_close(c);
+        free(c);
+    }
+    check_that(host > 0, "nothing was offloaded");
+    for (int pack = 0; pack < 2; pack++) {
+        const Result *want = &results[0][pack], *got = &results[1][pack];
+        check_that(memcmp(got->out, want->out, (size_t)got->outputs * sizeof(real)) == 0,
+                   "other bits of the output");
+        check_equal("gradients", got->gradients, want->gradients, got->count);
+    }
+    for (int i = 0; i < 4; i++) result_free(&results[i / 2][i % 2]);
+}
+
 static void test_memory_is_as_planned(void **state) {
     (void)state;
     int64_t kept_before = INT64_MAX;
@@ -368,6 +394,7 @@ int main(int argc, char **argv) {
     check_setup(comm_rank(world), all_agree);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_offloading_changes_no_bit),
         cmocka_unit_test(test_memory_is_as_planned),
         cmocka_unit_test(test_split_pack_agrees),
         cmocka_unit_test(test_gradients_are_slopes),

@@ -107,6 +107,8 @@ const Setting config_table[] = {
           "t in [0, 1] times this enters the sinusoid"),
     CHOICE("model.recompute", AT(model.recompute), "auto", "none|cheap|linear|block|auto", 0,
           "what the backward computes again"),
+    FLAG("model.offload", AT(model.offload), "false", 0,
+         "inputs of blocks wait for the backward in the host's memory"),
 
     WHOLE("parallel.sequence", AT(parallel.sequence), "1", 1, 512, 0, "ranks that split one pack"),
     WHOLE("parallel.shard", AT(parallel.shard), "0", 0, 65536, 0,
