@@ -10,17 +10,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/device.h"
 #include "base/die.h"
 
 static struct {
     int rank;
     bool (*all_agree)(bool mine);
+    bool device;
     char folder[256];
 } self;
 
 void check_setup(int rank, bool (*all_agree)(bool mine)) {
     self.rank = rank;
     self.all_agree = all_agree;
+}
+
+void check_device(int rank, int ranks) {
+    Error error;
+    CHECK(device_start(rank, ranks, true, &error), "%s", error.text);
+    self.device = true;
+}
+
+// What the device was told to write is there.
+static void settle(void) {
+    if (self.device) stream_wait(NULL);
 }
 
 // Fails on all ranks if any of them failed; `text` is this rank's complaint, "" if it has none.
@@ -54,6 +67,7 @@ double check_error(int64_t *worst, const float *got, const float *want, int64_t 
 
 void check_close_at(const char *name, const float *got, const float *want, int64_t n,
                     double tolerance, const char *file, int line) {
+    settle();
     char text[400] = "";
     int64_t i = 0;
     const double error = check_error(&i, got, want, n);
@@ -69,6 +83,7 @@ void check_close_real_at(const char *name, const real *got, const float *want, i
                          double tolerance, const char *file, int line) {
     float *const values = malloc((size_t)max_i64(n, 1) * sizeof(float));
     CHECK(values != NULL, "%s: no memory for %" PRId64 " floats", name, n);
+    settle();
     for (int64_t i = 0; i < n; i++) values[i] = to_float(got[i]);
     check_close_at(name, values, want, n, tolerance, file, line);
     free(values);
@@ -95,6 +110,7 @@ static void element_text(char text[64], const char *p, int bytes, int kind) {
 
 void check_equal_at(const char *name, const void *got, const void *want, int64_t n, int bytes,
                     int kind, const char *file, int line) {
+    settle();
     const char *const a = got, *const b = want;
     char text[400] = "", first[64], second[64];
     int64_t differing = 0, i = -1;

@@ -1,27 +1,37 @@
 // Golden files (safetensors, written by the generators in tests/golden/) as tests of ops want them:
-// one case at a time, as reals of either precision, with the tolerance that belongs to it.
+// one case at a time, as reals of either precision, with the tolerance that belongs to it. All
+// arrays are shared with the device and freed by device_free or free_all.
 #ifndef TESTS_GOLDEN_FILE_H
 #define TESTS_GOLDEN_FILE_H
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/device.h"
 #include "base/die.h"
 #include "base/safetensors.h"
 #include "tests/check.h"
 
-// n zeroed reals (never NULL).
+// n zeroed elements (never NULL).
 static inline real *reals_new(int64_t n) {
-    real *values = calloc((size_t)max_i64(n, 1), sizeof(real));
-    CHECK(values != NULL, "no memory for %lld reals", (long long)n);
-    return values;
+    return device_allocate_shared("reals", n * (int64_t)sizeof(real));
 }
 
 static inline float *floats_new(int64_t n) {
-    float *values = calloc((size_t)max_i64(n, 1), sizeof(float));
-    CHECK(values != NULL, "no memory for %lld floats", (long long)n);
-    return values;
+    return device_allocate_shared("floats", n * (int64_t)sizeof(float));
 }
+
+static inline int32_t *integers_new(int64_t n) {
+    return device_allocate_shared("integers", n * (int64_t)sizeof(int32_t));
+}
+
+static inline void free_each(void *const *memory, size_t count) {
+    for (size_t i = 0; i < count; i++) device_free(memory[i]);
+}
+
+// free_all(a, b, ...): what these functions gave; NULL is fine.
+#define free_all(...) \
+    free_each((void *[]){__VA_ARGS__}, sizeof((void *[]){__VA_ARGS__}) / sizeof(void *))
 
 static inline real *reals_of(const float *values, int64_t n) {
     real *result = reals_new(n);
@@ -55,13 +65,16 @@ static inline int64_t golden_size(const Golden *g, const char *tensor, int dim) 
     return info->shape[dim];
 }
 
-// All elements, malloc'd; NULL where the case has no such tensor.
+// All elements; NULL where the case has no such tensor.
 static inline float *golden_floats(const Golden *g, const char *tensor) {
     const TensorInfo *info = golden_find(g, tensor);
     if (info == NULL) return NULL;
     Error error;
-    float *values = safetensors_load(&g->file, info->name, NULL, &error);
-    CHECK(values != NULL, "%s", error.text);
+    float *loaded = safetensors_load(&g->file, info->name, NULL, &error);
+    CHECK(loaded != NULL, "%s", error.text);
+    float *values = floats_new(info->count);
+    memcpy(values, loaded, (size_t)info->count * sizeof(float));
+    free(loaded);
     return values;
 }
 
@@ -69,8 +82,8 @@ static inline int32_t *golden_integers(const Golden *g, const char *tensor) {
     const TensorInfo *info = golden_find(g, tensor);
     if (info == NULL) return NULL;
     Error error;
-    int32_t *values = malloc((size_t)info->count * sizeof(int32_t));
-    CHECK(values != NULL && info->dtype == DTYPE_I32, "%s", info->name);
+    int32_t *values = integers_new(info->count);
+    CHECK(info->dtype == DTYPE_I32, "%s", info->name);
     CHECK(safetensors_read(&g->file, info, 0, info->count, values, &error), "%s", error.text);
     return values;
 }
@@ -80,7 +93,7 @@ static inline real *golden_reals(const Golden *g, const char *tensor) {
     if (info == NULL) return NULL;
     float *values = golden_floats(g, tensor);
     real *result = reals_of(values, info->count);
-    free(values);
+    device_free(values);
     return result;
 }
 
@@ -96,11 +109,11 @@ static inline void golden_check_reals(const Golden *g, const char *tensor, const
         float *measured = golden_floats(&whole, "bf16_error");
         CHECK(measured != NULL, "%s: no %s.bf16_error", g->file.path, tensor);
         tolerance = 2.0 * (double)measured[0];
-        free(measured);
+        device_free(measured);
     }
     snprintf(name, sizeof(name), "%s.%s", g->name, tensor);
     check_close_real(name, got, want, info->count, tolerance);
-    free(want);
+    device_free(want);
 }
 
 // The same for what is float in both builds.
@@ -108,7 +121,7 @@ static inline void golden_check_floats(const Golden *g, const char *tensor, cons
     const TensorInfo *info = golden_find(g, tensor);
     float *want = golden_floats(g, tensor);
     check_close(info->name, got, want, info->count, 1e-5);
-    free(want);
+    device_free(want);
 }
 
 #endif

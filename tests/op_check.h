@@ -1,4 +1,6 @@
-// What the tests of ops share: random inputs, finite differences, segments.
+// What the tests of ops share: random inputs, finite differences, segments. Arrays are shared with
+// the device; the host reads what an op wrote there after stream_wait, with which a test's own
+// forward() and backward() end, and the check_* begin.
 #ifndef TESTS_OP_CHECK_H
 #define TESTS_OP_CHECK_H
 
@@ -14,7 +16,7 @@ static inline real *reals_random(int64_t n, uint64_t stream, float mean, float d
     rng_normal(values, n, 1, RNG_TEST, stream, 0);
     for (int64_t i = 0; i < n; i++) values[i] = mean + deviation * values[i];
     real *result = reals_of(values, n);
-    free(values);
+    device_free(values);
     return result;
 }
 
@@ -24,6 +26,7 @@ static inline real *reals_random(int64_t n, uint64_t stream, float mean, float d
 static inline void check_slopes(const char *name, real *input, const float *gradient, int64_t n,
                                 double (*loss)(void *context), void *context) {
     const float step = 1e-2f;
+    stream_wait(NULL);
     float *slope = floats_new(n);
     for (int64_t i = 0; i < n; i++) {
         const real before = input[i];
@@ -34,7 +37,7 @@ static inline void check_slopes(const char *name, real *input, const float *grad
         input[i] = before;
     }
     check_close(name, gradient, slope, n, 2e-3);
-    free(slope);
+    device_free(slope);
 }
 
 // sum of out * weight in double: a loss whose gradient with respect to out is weight.
@@ -52,8 +55,7 @@ static inline float *floats_of(const real *values, int64_t n) {
 
 // S >= 2 segments over T tokens, the first of one token.
 static inline int32_t *segments_new(int64_t T, int64_t S) {
-    int32_t *segment = malloc((size_t)max_i64(T, 1) * sizeof(int32_t));
-    CHECK(segment != NULL, "no memory for %lld segments", (long long)T);
+    int32_t *segment = integers_new(T);
     for (int64_t t = 0; t < T; t++) segment[t] = (int32_t)min_i64(t, 1 + t * (S - 1) / T);
     return segment;
 }

@@ -2,6 +2,7 @@
 // columns of wider rows; slopes by finite differences; two calls; the same bits for any number of
 // threads; odd lengths, segments of one token, no heads, no tokens.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/attention.h"
 #include "tests/op_check.h"
@@ -21,7 +22,7 @@ static real *rows_new(int64_t T, int64_t C, int64_t gap, real *from) {
     for (int64_t t = 0; t < T; t++) {
         memcpy(rows + t * (C + gap), from + t * C, (size_t)C * sizeof(real));
     }
-    free(from);
+    device_free(from);
     return rows;
 }
 
@@ -45,20 +46,18 @@ static Attention attention_new(int64_t heads, int64_t D, int64_t S, int32_t *q_s
     attention_prepare(D, a.C + gap, a.C + gap, a.C + gap, a.C + gap);
     // Filled with NaN: nothing may depend on what was there.
     a.scratch_bytes = attention_scratch(a.T, a.X, heads, D);
-    a.scratch = malloc((size_t)a.scratch_bytes + 64);
-    CHECK(a.scratch != NULL, "no memory for the scratch");
+    a.scratch = device_allocate_shared("scratch", a.scratch_bytes + 64);
     memset(a.scratch, 0xff, (size_t)a.scratch_bytes + 64);
     return a;
 }
 
 static void attention_free(Attention *a) {
-    free(a->q), free(a->k), free(a->v), free(a->out), free(a->dout), free(a->dq), free(a->dk);
-    free(a->dv), free(a->lse), free(a->scratch), free(a->q_start), free(a->k_start);
+    free_all(a->q, a->k, a->v, a->out, a->dout, a->dq, a->dk, a->dv, a->lse, a->scratch, a->q_start,
+             a->k_start);
 }
 
 static int32_t *starts_new(const int *lengths, int64_t S) {
-    int32_t *start = malloc((size_t)(S + 1) * sizeof(int32_t));
-    CHECK(start != NULL, "no memory");
+    int32_t *start = integers_new(S + 1);
     start[0] = 0;
     for (int64_t s = 0; s < S; s++) start[s + 1] = start[s] + lengths[s];
     return start;
@@ -77,6 +76,7 @@ static void forward(const Attention *a) {
     const int64_t ld = a->C + a->gap;
     attention_forward(a->out, ld, a->lse, a->q, ld, a->k, ld, a->v, ld, &a->shape, a->scratch,
                       NULL);
+    stream_wait(NULL);
 }
 
 static void backward(const Attention *a) {
@@ -99,6 +99,7 @@ static void backward(const Attention *a) {
                                          .ldv = ld,
                                          .lse = a->lse};
     attention_backward(&arguments, &a->shape, a->scratch, NULL);
+    stream_wait(NULL);
     const unsigned char *end = (const unsigned char *)a->scratch + a->scratch_bytes;
     for (int i = 0; i < 64; i++) check_that(end[i] == 0xff, "byte %d after the scratch", i);
 }
@@ -110,7 +111,7 @@ static void check_rows(const Golden *g, const Attention *a, const char *name, co
         memcpy(dense + t * a->C, rows + t * (a->C + a->gap), (size_t)a->C * sizeof(real));
     }
     golden_check_reals(g, name, dense);
-    free(dense);
+    device_free(dense);
 }
 
 static void test_golden(void **state) {
@@ -155,9 +156,7 @@ static void test_slopes(void **state) {
     check_slopes("q", a.q, dq, a.T * a.C, loss, &a);
     check_slopes("k", a.k, dk, a.X * a.C, loss, &a);
     check_slopes("v", a.v, dv, a.X * a.C, loss, &a);
-    free(dq);
-    free(dk);
-    free(dv);
+    free_all(dq, dk, dv);
     attention_free(&a);
 }
 
@@ -177,8 +176,7 @@ static void test_two_calls(void **state) {
     backward(&a);
     check_close_real("dq", a.dq, dq, a.T * a.C, 0.0);
     check_close_real("dk", a.dk, dk, a.X * a.C, 0.0);
-    free(dq);
-    free(dk);
+    free_all(dq, dk);
     attention_free(&a);
 }
 
@@ -248,6 +246,7 @@ static void test_nothing(void **state) {
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),       cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_two_calls),    cmocka_unit_test(test_threads),

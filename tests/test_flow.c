@@ -1,6 +1,7 @@
 // Rectified flow: patches and back, noising and the loss with its gradient as PyTorch has them in
 // float64; what is added is added, the same bits for any number of threads, no tokens at all.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/flow.h"
 #include "tests/op_check.h"
@@ -26,7 +27,7 @@ static void test_patches(void **state) {
         unpatchify(back, tokens, shape, patch, 0, T / 2);
         unpatchify(back, tokens + T / 2 * E, shape, patch, T / 2, T - T / 2);
         check_equal("latent", back, latent, T * E);
-        free(sizes), free(latent), free(want), free(tokens), free(back);
+        free_all(sizes, latent, want, tokens, back);
         safetensors_close(&g.file);
     }
 }
@@ -44,7 +45,7 @@ static void test_golden(void **state) {
         real *prediction = golden_reals(&g, "prediction");
         real *x_t = reals_new(T * E), *dout = reals_new(T * E);
         float *target = floats_new(T * E), *found = floats_new(S);
-        double *loss = calloc((size_t)S, sizeof(double));
+        double *loss = device_allocate_shared("losses", S * (int64_t)sizeof(double));
         flow_mix(x_t, target, data, noise, time, segment, T, E, NULL);
         golden_check_reals(&g, "x_t", x_t);
         golden_check_floats(&g, "target", target);
@@ -53,10 +54,10 @@ static void test_golden(void **state) {
         for (int64_t s = 0; s < S; s++) found[s] = (float)loss[s];
         golden_check_floats(&g, "loss", found);
         flow_loss(loss, NULL, prediction, target, NULL, segment, T, E, S, NULL);
+        stream_wait(NULL);
         for (int64_t s = 0; s < S; s++) found[s] = (float)(loss[s] / 2.0);
         golden_check_floats(&g, "loss", found);
-        free(data), free(noise), free(time), free(weight), free(segment), free(prediction);
-        free(x_t), free(dout), free(target), free(found), free(loss);
+        free_all(data, noise, time, weight, segment, prediction, x_t, dout, target, found, loss);
         safetensors_close(&g.file);
     }
 }
@@ -70,24 +71,24 @@ typedef struct {
 } Flow;
 
 static Flow *flow_random(void) {
-    Flow *f = calloc(1, sizeof(*f));
-    CHECK(f != NULL, "no memory for %zu bytes", sizeof(*f));
+    Flow *f = device_allocate_shared("flow", sizeof(*f));
     real *out = reals_random(T * E, 1, 0.0f, 1.0f);
     int32_t *segment = segments_new(T, S);
     memcpy(f->out, out, sizeof(f->out));
     memcpy(f->segment, segment, sizeof(f->segment));
     rng_normal(f->target, T * E, 1, RNG_TEST, 2, 0);
     for (int s = 0; s < S; s++) f->weight[s] = 1.0f / (float)(s + 1);
-    free(out);
-    free(segment);
+    free_all(out, segment);
     return f;
 }
 
 static double loss_of(void *context) {
     Flow *f = context;
-    double loss[S] = {0}, sum = 0.0;
-    flow_loss(loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, NULL);
-    for (int s = 0; s < S; s++) sum += (double)f->weight[s] * loss[s];
+    double sum = 0.0;
+    memset(f->loss, 0, sizeof(f->loss));
+    flow_loss(f->loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, NULL);
+    stream_wait(NULL);
+    for (int s = 0; s < S; s++) sum += (double)f->weight[s] * f->loss[s];
     return sum;
 }
 
@@ -97,7 +98,7 @@ static void test_slopes(void **state) {
     Flow *f = flow_random();
     flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, 6, E, S, NULL);
     check_slopes("out", f->out, (const float *)f->dout, 6 * E, loss_of, f);
-    free(f);
+    device_free(f);
 }
 
 static void test_threads(void **state) {
@@ -114,21 +115,25 @@ static void test_threads(void **state) {
         }
         check_equal("loss", f->loss, one->loss, S);
         check_equal("dout", f->dout, one->dout, T * E);
-        free(f);
+        device_free(f);
     }
-    free(one);
+    device_free(one);
     omp_set_num_threads(before);
 }
 
 static void test_no_tokens(void **state) {
     (void)state;
-    double loss[1] = {5.0};
+    double *loss = device_allocate_shared("loss", sizeof(*loss));
+    loss[0] = 5.0;
     flow_mix(NULL, NULL, NULL, NULL, NULL, NULL, 0, 8, NULL);
     flow_loss(loss, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL);
+    stream_wait(NULL);
     check_that(loss[0] == 5.0, "no tokens, but a loss of %g", loss[0]);
+    device_free(loss);
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patches),   cmocka_unit_test(test_golden),
         cmocka_unit_test(test_slopes),    cmocka_unit_test(test_threads),

@@ -1,6 +1,7 @@
 // norm_modulate: PyTorch's numbers in float64, slopes by finite differences, += and = as promised,
 // the same bits for any number of threads, odd sizes and no tokens at all.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/norm.h"
 #include "tests/op_check.h"
@@ -39,8 +40,8 @@ static Norm norm_new(NormKind kind, int64_t T, int64_t C, int64_t S) {
 }
 
 static void norm_free(Norm *n) {
-    free(n->x), free(n->weight), free(n->rows), free(n->out), free(n->dout), free(n->dx);
-    free(n->stats), free(n->dweight), free(n->drows), free(n->segment);
+    free_all(n->x, n->weight, n->rows, n->out, n->dout, n->dx, n->stats, n->dweight, n->drows,
+             n->segment);
 }
 
 static void forward(const Norm *n) {
@@ -48,6 +49,7 @@ static void forward(const Norm *n) {
     norm_modulate_forward(n->out, n->stats, n->x, n->weight, modulated ? n->rows + n->C : NULL,
                           modulated ? n->rows + 2 * n->C : NULL, n->ldm, n->segment, n->kind, 1e-6f,
                           n->T, n->C, NULL);
+    stream_wait(NULL);
 }
 
 static void backward(const Norm *n, bool add_dx) {
@@ -65,6 +67,7 @@ static void backward(const Norm *n, bool add_dx) {
                                     .ldm = n->ldm,
                                     .segment = n->segment};
     norm_modulate_backward(&arguments, n->kind, n->T, n->C, NULL);
+    stream_wait(NULL);
 }
 
 static Norm norm_random(NormKind kind, int64_t T, int64_t C, int64_t S, bool affine) {
@@ -72,7 +75,7 @@ static Norm norm_random(NormKind kind, int64_t T, int64_t C, int64_t S, bool aff
     n.x = reals_random(T * C, 1, 0.5f, 1.0f);
     n.dout = reals_random(T * C, 2, 0.0f, 1.0f);
     n.weight = affine ? reals_random(C, 3, 1.0f, 0.2f) : NULL;
-    free(n.rows);
+    device_free(n.rows);
     n.rows = reals_random(S * 3 * C, 4, 0.0f, 0.5f);
     n.segment = segments_new(T, S);
     return n;
@@ -117,11 +120,9 @@ static void test_golden(void **state) {
             float *dshift = chunk_out(&n, 1), *dscale = chunk_out(&n, 2);
             golden_check_floats(&g, "dshift", dshift);
             golden_check_floats(&g, "dscale", dscale);
-            free(dshift);
-            free(dscale);
+            free_all(dshift, dscale);
         }
-        free(shift);
-        free(scale);
+        free_all(shift, scale);
         norm_free(&n);
         safetensors_close(&g.file);
     }
@@ -144,7 +145,7 @@ static void test_slopes(void **state) {
         check_slopes("x", n.x, dx, n.T * n.C, loss, &n);
         check_slopes("weight", n.weight, n.dweight, n.C, loss, &n);
         check_slopes("rows", n.rows, n.drows, n.S * n.ldm, loss, &n);
-        free(dx);
+        device_free(dx);
         norm_free(&n);
     }
 }
@@ -166,9 +167,7 @@ static void test_two_calls(void **state) {
     for (int64_t i = 0; i < n.T * n.C; i++) dx[i] *= 2.0f;
     backward(&n, true);
     check_close_real("dx +=", n.dx, dx, n.T * n.C, REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-6);
-    free(dx);
-    free(dweight);
-    free(drows);
+    free_all(dx, dweight, drows);
     norm_free(&n);
 }
 
@@ -209,6 +208,7 @@ static void test_no_tokens(void **state) {
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),

@@ -1,6 +1,7 @@
 // The pointwise ops: PyTorch's numbers in float64, slopes by finite differences, += and = as
 // promised, the same bits for any number of threads, values far out, no tokens at all.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/pointwise.h"
 #include "tests/op_check.h"
@@ -25,7 +26,7 @@ static void test_activations(void **state) {
     silu_rows_backward(dx, wide, x, N, NULL);
     for (int64_t i = 0; i < N; i++) want[i] *= 2.0f;
     check_close("dx twice", dx, want, N, 1e-5);
-    free(x), free(dout), free(got), free(wide), free(dx), free(want);
+    free_all(x, dout, got, wide, dx, want);
     safetensors_close(&g.file);
 }
 
@@ -34,21 +35,22 @@ static void test_activations_far_out(void **state) {
     (void)state;
     const float values[] = {-1e15f, -1e4f, -200.0f, 200.0f, 1e4f, 1e15f, NAN};
     const float ones[] = {1, 1, 1, 1, 1, 1, 1};
-    real *x = reals_of(values, 7), *dout = reals_of(ones, 7), out[4][7];
-    float dx[7] = {0};
-    gelu_forward(out[0], x, 7, NULL);
-    silu_forward(out[1], x, 7, NULL);
-    gelu_backward(out[2], dout, x, 7, NULL);
-    silu_rows_backward(dx, ones, x, 7, NULL);
-    for (int i = 0; i < 7; i++) out[3][i] = to_real(dx[i]);
+    real *x = reals_of(values, 7), *dout = reals_of(ones, 7), *out = reals_new(4 * 7);
+    float *wide = floats_new(7), *dx = floats_new(7);
+    for (int i = 0; i < 7; i++) wide[i] = 1.0f;
+    gelu_forward(out, x, 7, NULL);
+    silu_forward(out + 7, x, 7, NULL);
+    gelu_backward(out + 14, dout, x, 7, NULL);
+    silu_rows_backward(dx, wide, x, 7, NULL);
+    stream_wait(NULL);
+    for (int i = 0; i < 7; i++) out[21 + i] = to_real(dx[i]);
     for (int which = 0; which < 4; which++) {
         float want[6] = {0};
         for (int i = 3; i < 6; i++) want[i] = which < 2 ? to_float(x[i]) : 1.0f;
-        check_close_real(which < 2 ? "out" : "dx", out[which], want, 6, 1e-6);
-        check_that(isnan(to_float(out[which][6])), "activation %d loses NaN", which);
+        check_close_real(which < 2 ? "out" : "dx", out + 7 * which, want, 6, 1e-6);
+        check_that(isnan(to_float(out[7 * which + 6])), "activation %d loses NaN", which);
     }
-    free(x);
-    free(dout);
+    free_all(x, dout, out, wide, dx);
 }
 
 // A call of gate_residual with everything it needs; rows of the gate lie ldm = 2 C apart.
@@ -75,18 +77,19 @@ static Gate gate_random(int64_t T, int64_t C, int64_t S) {
 }
 
 static void gate_free(Gate *g) {
-    free(g->x), free(g->h), free(g->gate), free(g->out), free(g->dout), free(g->dh);
-    free(g->dgate), free(g->segment);
+    free_all(g->x, g->h, g->gate, g->out, g->dout, g->dh, g->dgate, g->segment);
 }
 
 static void forward(const Gate *g) {
     gate_residual_forward(g->out, g->x, g->h, g->segment != NULL ? g->gate : NULL, g->ldm,
                           g->segment, g->T, g->C, NULL);
+    stream_wait(NULL);
 }
 
 static void backward(const Gate *g) {
     gate_residual_backward(g->dh, g->dgate, g->dout, g->h, g->segment != NULL ? g->gate : NULL,
                            g->ldm, g->segment, g->T, g->C, NULL);
+    stream_wait(NULL);
 }
 
 static void test_gate_golden(void **state) {
@@ -97,7 +100,7 @@ static void test_gate_golden(void **state) {
         const bool gated = golden_find(&golden, "gate") != NULL;
         Gate g = gate_random(golden_size(&golden, "x", 0), golden_size(&golden, "x", 1),
                              gated ? golden_size(&golden, "gate", 0) : 2);
-        free(g.x), free(g.h), free(g.dout), free(g.segment);
+        free_all(g.x, g.h, g.dout, g.segment);
         g.x = golden_reals(&golden, "x");
         g.h = golden_reals(&golden, "h");
         g.dout = golden_reals(&golden, "dout");
@@ -115,8 +118,7 @@ static void test_gate_golden(void **state) {
             memcpy(dgate + s * g.C, g.dgate + s * g.ldm, (size_t)g.C * sizeof(float));
         }
         if (gated) golden_check_floats(&golden, "dgate", dgate);
-        free(gate);
-        free(dgate);
+        free_all(gate, dgate);
         gate_free(&g);
         safetensors_close(&golden.file);
     }
@@ -138,6 +140,7 @@ typedef struct {
 static double activation_loss(void *context) {
     const Activation *a = context;
     a->forward(a->out, a->x, a->N, NULL);
+    stream_wait(NULL);
     return weighted_sum(a->out, a->weight, a->N);
 }
 
@@ -157,7 +160,7 @@ static void test_slopes(void **state) {
     a.forward = silu_forward;
     silu_rows_backward(dx, (const float *)g.dout, g.x, N, NULL);
     check_slopes("silu", g.x, dx, N, activation_loss, &a);
-    free(dx);
+    device_free(dx);
     gate_free(&g);
 }
 
@@ -170,8 +173,7 @@ static void test_gate_two_calls(void **state) {
     backward(&g);
     check_close_real("dh", g.dh, dh, g.T * g.C, 0.0);
     check_close("dgate", g.dgate, dgate, g.S * g.ldm, 1e-6);
-    free(dh);
-    free(dgate);
+    free_all(dh, dgate);
     gate_free(&g);
 }
 
@@ -219,12 +221,12 @@ static void test_timestep_embedding(void **state) {
     real *out = reals_new(S * width);
     timestep_embedding(out, time, 1000.0f, S, width, NULL);
     golden_check_reals(&g, "embedding", out);
-    free(time);
-    free(out);
+    free_all(time, out);
     safetensors_close(&g.file);
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_activations),    cmocka_unit_test(test_activations_far_out),
         cmocka_unit_test(test_gate_golden),    cmocka_unit_test(test_slopes),

@@ -2,6 +2,7 @@
 // double; strided rows; slopes by finite differences; += and = as promised; the same bits for any
 // number of threads; no tokens at all.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/product.h"
 #include "tests/op_check.h"
@@ -32,8 +33,7 @@ static Layer layer_new(int64_t T, int64_t N, int64_t K, int64_t gap, real *x, re
     l.dx = reals_new(T * l.ldx);
     l.dw = floats_new(N * K);
     l.db = floats_new(N);
-    free(x);
-    free(dout);
+    free_all(x, dout);
     linear_prepare(T, N, K, true);
     return l;
 }
@@ -45,21 +45,22 @@ static Layer layer_random(int64_t T, int64_t N, int64_t K, int64_t gap) {
 }
 
 static void layer_free(Layer *l) {
-    free(l->x), free(l->w), free(l->b), free(l->out), free(l->dout), free(l->dx);
-    free(l->dw), free(l->db);
+    free_all(l->x, l->w, l->b, l->out, l->dout, l->dx, l->dw, l->db);
 }
 
 static void forward(const Layer *l) {
     linear_forward(l->out, l->ldo, l->x, l->ldx, l->w, l->b, l->T, l->N, l->K, NULL);
+    stream_wait(NULL);
 }
 
 static void backward(const Layer *l, bool add_dx) {
     linear_backward_input(l->dx, l->ldx, add_dx, l->dout, l->ldo, l->w, l->T, l->N, l->K, NULL);
     linear_backward_weight(l->dw, l->b != NULL ? l->db : NULL, l->dout, l->ldo, l->x, l->ldx, l->T,
                            l->N, l->K, NULL);
+    stream_wait(NULL);
 }
 
-// The columns of strided rows, malloc'd.
+// The columns of strided rows.
 static real *columns_of(const real *rows, int64_t T, int64_t columns, int64_t ld) {
     real *result = reals_new(T * columns);
     for (int64_t t = 0; t < T; t++) {
@@ -89,8 +90,7 @@ static void test_golden(void **state) {
             golden_check_reals(&g, "dx", dx);
             golden_check_floats(&g, "dw", l.dw);
             if (l.b != NULL) golden_check_floats(&g, "db", l.db);
-            free(out);
-            free(dx);
+            free_all(out, dx);
             layer_free(&l);
             safetensors_close(&g.file);
         }
@@ -115,9 +115,7 @@ static void test_golden_rows(void **state) {
         }
         for (int64_t j = 0; j < l.T * l.K; j++) want[j] *= 2.0f;
         check_close("dx twice", dx, want, l.T * l.K, 1e-5);
-        free(dout);
-        free(dx);
-        free(want);
+        free_all(dout, dx, want);
         layer_free(&l);
         safetensors_close(&g.file);
     }
@@ -159,14 +157,12 @@ static void check_plain(const Layer *l) {
     }
     real *got = columns_of(l->out, T, N, l->ldo);
     check_close_real("out", got, out, T * N, tolerance);
-    free(got);
+    device_free(got);
     got = columns_of(l->dx, T, K, l->ldx);
     check_close_real("dx", got, dx, T * K, tolerance);
-    free(got);
+    device_free(got);
     check_close("dw", l->dw, dw, N * K, 1e-5);
-    free(out);
-    free(dx);
-    free(dw);
+    free_all(out, dx, dw);
 }
 
 static void test_tiles(void **state) {
@@ -196,7 +192,7 @@ static void test_slopes(void **state) {
     check_slopes("x", l.x, dx, l.T * l.K, loss, &l);
     check_slopes("w", l.w, l.dw, l.N * l.K, loss, &l);
     check_slopes("b", l.b, l.db, l.N, loss, &l);
-    free(dx);
+    device_free(dx);
     layer_free(&l);
 }
 
@@ -222,9 +218,7 @@ static void test_two_calls(void **state) {
         for (int64_t k = 0; k < l.K; k++) dx[t * l.ldx + k] *= 2.0f;
     }
     check_close_real("dx +=", l.dx, dx, l.T * l.ldx, REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-6);
-    free(dx);
-    free(dw);
-    free(db);
+    free_all(dx, dw, db);
     layer_free(&l);
 }
 
@@ -243,7 +237,8 @@ static void test_threads(void **state) {
             forward(&l);
             backward(&l, false);
             linear_rows_backward(rows, l.dw, l.db, dout, l.x, l.w, l.T, l.N, l.K, NULL);
-            free(dout);
+            stream_wait(NULL);
+            device_free(dout);
             if (threads == 1) {
                 one = l;
                 first = rows;
@@ -254,10 +249,10 @@ static void test_threads(void **state) {
             check_equal("dw", l.dw, one.dw, l.N * l.K);
             check_equal("db", l.db, one.db, l.N);
             check_equal("rows", rows, first, l.T * l.K);
-            free(rows);
+            device_free(rows);
             layer_free(&l);
         }
-        free(first);
+        device_free(first);
         layer_free(&one);
     }
     omp_set_num_threads(before);
@@ -274,6 +269,7 @@ static void test_nothing(void **state) {
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_golden_rows),
         cmocka_unit_test(test_tiles),     cmocka_unit_test(test_slopes),

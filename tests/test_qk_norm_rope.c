@@ -1,6 +1,7 @@
 // qk_norm_rope: PyTorch's numbers in float64, slopes by finite differences, += and = as promised,
 // rows that lie apart, the same bits for any number of threads, no tokens and no heads.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
 #include "model/ops/norm.h"
 #include "tests/op_check.h"
@@ -30,23 +31,24 @@ static Query query_new(int64_t T, int64_t heads, int64_t D) {
 }
 
 static void query_free(Query *q) {
-    free(q->x), free(q->weight), free(q->out), free(q->dout), free(q->dx);
-    free(q->rope), free(q->inverse), free(q->dweight);
+    free_all(q->x, q->weight, q->out, q->dout, q->dx, q->rope, q->inverse, q->dweight);
 }
 
 static void forward(const Query *q) {
     qk_norm_rope_forward(q->out, q->inverse, q->x, q->ldx, q->weight, q->rope, 1e-6f, q->T,
                          q->heads, q->D, NULL);
+    stream_wait(NULL);
 }
 
 static void backward(const Query *q) {
     qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, q->x, q->ldx, q->weight, q->rope,
                           q->inverse, q->T, q->heads, q->D, NULL);
+    stream_wait(NULL);
 }
 
 static Query query_random(int64_t T, int64_t heads, int64_t D) {
     Query q = query_new(T, heads, D);
-    free(q.x);
+    device_free(q.x);
     q.x = reals_random(T * q.ldx, 1, 0.0f, 1.0f);
     q.dout = reals_random(T * q.C, 2, 0.0f, 1.0f);
     q.weight = reals_random(q.C, 3, 1.0f, 0.2f);
@@ -88,9 +90,7 @@ static void test_golden(void **state) {
         golden_check_reals(&g, "dx", dx);
         golden_check_floats(&g, "dweight", q.dweight);
         check_that(to_float(q.dx[q.C]) == 7.0f, "%s wrote between the rows of dx", CASES[i]);
-        free(dx);
-        free(x);
-        free(heads);
+        free_all(dx, x, heads);
         query_free(&q);
         safetensors_close(&g.file);
     }
@@ -111,7 +111,7 @@ static void test_slopes(void **state) {
     float *dx = floats_of(q.dx, q.T * q.ldx);
     check_slopes("x", q.x, dx, q.T * q.ldx, loss, &q);
     check_slopes("weight", q.weight, q.dweight, q.C, loss, &q);
-    free(dx);
+    device_free(dx);
     query_free(&q);
 }
 
@@ -125,8 +125,7 @@ static void test_two_calls(void **state) {
     backward(&q);
     check_close_real("dx", q.dx, dx, q.T * q.ldx, 0.0);
     check_close("dweight", q.dweight, dweight, q.C, 1e-6);
-    free(dx);
-    free(dweight);
+    free_all(dx, dweight);
     query_free(&q);
 }
 
@@ -168,6 +167,7 @@ static void test_nothing(void **state) {
 }
 
 int main(void) {
+    check_device(0, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),

@@ -33,7 +33,7 @@ static void test_weights(void **state) {
         } else {
             check_equal(rows[i].name, got, want, count);
         }
-        free(got);
+        device_free(got);
         free(want);
         param_free(&table);
     }
