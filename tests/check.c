@@ -25,9 +25,9 @@ void check_setup(int rank, bool (*all_agree)(bool mine)) {
     self.all_agree = all_agree;
 }
 
-void check_device(int rank, int ranks) {
+void check_device(int rank) {
     Error error;
-    CHECK(device_start(rank, ranks, true, &error), "%s", error.text);
+    CHECK(device_start(rank, &error), "%s", error.text);
     self.device = true;
 }
 

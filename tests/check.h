@@ -20,9 +20,9 @@
 // their next collective. With it every check_* below is collective: call it on all ranks.
 void check_setup(int rank, bool (*all_agree)(bool mine));
 
-// Takes the device of this process, one of `ranks` on this machine; ends the job where there is
-// none. From now on every check_* waits for the compute stream before it compares.
-void check_device(int rank, int ranks);
+// Takes a device for rank `rank` (0 where there is one); ends the job where there is none. From now
+// on every check_* waits for the compute stream before it compares.
+void check_device(int rank);
 
 // Fails unless max |got - want| / max |want| <= tolerance; where want is all zero, max |got| must
 // be. Prints "buf: [7 of 1000] got 25, want 24: error 0.0417 > 0". NaN and infinity never pass.

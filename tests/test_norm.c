@@ -208,7 +208,7 @@ static void test_no_tokens(void **state) {
 }
 
 int main(void) {
-    check_device(0, 1);
+    check_device(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),

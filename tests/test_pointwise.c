@@ -226,7 +226,7 @@ static void test_timestep_embedding(void **state) {
 }
 
 int main(void) {
-    check_device(0, 1);
+    check_device(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_activations),    cmocka_unit_test(test_activations_far_out),
         cmocka_unit_test(test_gate_golden),    cmocka_unit_test(test_slopes),

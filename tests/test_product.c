@@ -269,7 +269,7 @@ static void test_nothing(void **state) {
 }
 
 int main(void) {
-    check_device(0, 1);
+    check_device(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_golden_rows),
         cmocka_unit_test(test_tiles),     cmocka_unit_test(test_slopes),

@@ -1,18 +1,16 @@
 // Ordered sums: merging leaves as they come gives the bits of the tree as it is defined, within the
 // promised number of buffers; and any number of replicas that divides gives those bits too.
 // ranks: 1
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/rng.h"
+// backends: all
 #include "parallel/tree.h"
-#include "tests/check.h"
+#include "tests/op_check.h"
 
 enum { LEAVES_MAX = 70, COUNT = 37 };
 
-static float leaves[LEAVES_MAX][COUNT];
+static float (*leaves)[COUNT];  // [LEAVES_MAX]
 
 static void fill(void) {
+    leaves = (float(*)[COUNT])floats_new(LEAVES_MAX * COUNT);
     for (int i = 0; i < LEAVES_MAX; i++) {
         rng_normal(leaves[i], COUNT, 7, RNG_TEST, (uint64_t)i, 0);
     }
@@ -29,11 +27,12 @@ static float tree_over(int begin, int n, int c) {
 static void stack_sum(float *sum, int begin, int n) {
     Tree tree = {.count = COUNT};
     const int buffers = tree_buffers(n);
-    for (int i = 0; i < buffers; i++) tree.buffer[i] = malloc(COUNT * sizeof(float));
+    for (int i = 0; i < buffers; i++) tree.buffer[i] = floats_new(COUNT);
     tree_begin(&tree, n);
     for (int i = 0; i < n; i++) tree_push(&tree, leaves[begin + i], TYPE_F32, NULL);
+    stream_wait(NULL);
     memcpy(sum, tree_sum(&tree), COUNT * sizeof(float));
-    for (int i = 0; i < buffers; i++) free(tree.buffer[i]);
+    for (int i = 0; i < buffers; i++) device_free(tree.buffer[i]);
 }
 
 static void test_stack_is_the_tree(void **state) {
@@ -59,7 +58,7 @@ static void test_stack_is_the_tree(void **state) {
 static void test_replicas_build_the_same_tree(void **state) {
     (void)state;
     for (int n = 1; n <= LEAVES_MAX; n++) {
-        float want[COUNT], pieces[8 * COUNT];
+        float want[COUNT], *pieces = floats_new(8 * COUNT);
         stack_sum(want, 0, n);
         for (int replicas = 1; replicas <= 8; replicas *= 2) {
             if (n % replicas != 0) continue;
@@ -69,32 +68,37 @@ static void test_replicas_build_the_same_tree(void **state) {
             tree_add_pieces(pieces, COUNT, replicas, COUNT, NULL);
             check_equal("sum over replicas", pieces, want, COUNT);
         }
+        device_free(pieces);
     }
 }
 
 static void test_narrow_leaves(void **state) {
     (void)state;
     Tree tree = {.count = COUNT};
-    float buffer[COUNT], want[COUNT];
-    uint16_t narrow[2][COUNT];
+    float *buffer = floats_new(COUNT), want[COUNT];
+    uint16_t *narrow = device_allocate_shared("narrow", 2 * COUNT * sizeof(*narrow));
     for (int c = 0; c < COUNT; c++) {
-        for (int i = 0; i < 2; i++) narrow[i][c] = float_to_bf16(leaves[i][c]);
-        want[c] = bf16_to_float(narrow[0][c]) + bf16_to_float(narrow[1][c]);
+        for (int i = 0; i < 2; i++) narrow[i * COUNT + c] = float_to_bf16(leaves[i][c]);
+        want[c] = bf16_to_float(narrow[c]) + bf16_to_float(narrow[COUNT + c]);
     }
     tree.buffer[0] = buffer;
     for (int step = 0; step < 2; step++) {  // A tree serves step after step.
         tree_begin(&tree, 2);
-        for (int i = 0; i < 2; i++) tree_push(&tree, narrow[i], TYPE_BF16, NULL);
+        for (int i = 0; i < 2; i++) tree_push(&tree, narrow + i * COUNT, TYPE_BF16, NULL);
         check_equal("sum", tree_sum(&tree), want, COUNT);
     }
+    free_all(buffer, narrow);
 }
 
 int main(void) {
+    check_device(0);
     fill();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stack_is_the_tree),
         cmocka_unit_test(test_replicas_build_the_same_tree),
         cmocka_unit_test(test_narrow_leaves),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    device_free(leaves);
+    return failed;
 }

@@ -2,51 +2,51 @@
 // AdamW against formulas in double; the same bits for any number of threads and wherever a buffer
 // is cut.
 // ranks: 1
+// backends: all
 // precision: fp32 bf16
-#include <math.h>
-#include <omp.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/rng.h"
 #include "base/vector.h"
-#include "tests/check.h"
+#include "tests/op_check.h"
 
 enum { N = 100000 };  // Enough for several threads.
 
 static float *normals(uint64_t position, int64_t count) {
-    float *x = malloc((size_t)count * sizeof(float));
-    check_that(x != NULL, "no memory");
+    float *x = floats_new(count);
     rng_normal(x, count, 5, RNG_TEST, position, 0);
     return x;
 }
 
 static float *copy_of(const float *x, int64_t count) {
-    float *copy = malloc((size_t)count * sizeof(float));
-    check_that(copy != NULL, "no memory");
+    float *copy = floats_new(count);
     memcpy(copy, x, (size_t)count * sizeof(float));
     return copy;
 }
 
+static void *shared(int64_t bytes) {
+    return device_allocate_shared("test", bytes);
+}
+
 static void test_round_and_widen(void **state) {
     (void)state;
-    const float x[] = {1.0f, 1.00390625f, 1.01171875f, -1.0039065f, INFINITY, 0x1p-130f, -0.0f};
+    const float few[] = {1.0f, 1.00390625f, 1.01171875f, -1.0039065f, INFINITY, 0x1p-130f, -0.0f};
     // Ties go to even; subnormal numbers stay.
     const float want[] = {1.0f, 1.0f, 1.015625f, -1.0078125f, INFINITY, 0x1p-130f, -0.0f};
-    uint16_t rounded[7];
-    float wide[7];
+    float *x = floats_new(7), *wide = floats_new(7);
+    uint16_t *rounded = shared(7 * 2);
+    memcpy(x, few, sizeof(few));
     vector_round(rounded, TYPE_BF16, x, 7, NULL);
     vector_widen(wide, rounded, TYPE_BF16, 7, NULL);
     check_equal("rounded", wide, want, 7);
-    const float nan = NAN;
-    vector_round(rounded, TYPE_BF16, &nan, 1, NULL);
+    x[0] = NAN;
+    vector_round(rounded, TYPE_BF16, x, 1, NULL);
+    stream_wait(NULL);
     check_that(isnan(bf16_to_float(rounded[0])), "NaN became %g",
                (double)bf16_to_float(rounded[0]));
 
     float *values = normals(1, N), *out = normals(2, N), *sums = copy_of(out, N);
-    uint16_t *narrow = malloc(N * sizeof(*narrow));
+    uint16_t *narrow = shared(N * 2);
     vector_round(narrow, TYPE_BF16, values, N, NULL);
     vector_add(sums, narrow, TYPE_BF16, N, NULL);
+    stream_wait(NULL);
     int64_t wrong = 0;
     for (int64_t i = 0; i < N; i++) {
         wrong += narrow[i] != float_to_bf16(values[i]);
@@ -59,18 +59,16 @@ static void test_round_and_widen(void **state) {
     vector_widen(out, values, TYPE_F32, N, NULL);
     check_equal("copy", out, values, N);
     vector_add(out, values, TYPE_F32, N, NULL);
+    stream_wait(NULL);
     for (int64_t i = 0; i < N; i++) wrong += out[i] != 2 * values[i];
     check_that(wrong == 0, "%lld sums of %d wrong", (long long)wrong, N);
-    free(values);
-    free(out);
-    free(sums);
-    free(narrow);
+    free_all(x, wide, rounded, values, out, sums, narrow);
 }
 
 static void test_copy_rows(void **state) {
     (void)state;
     enum { ROWS = 300, IN = 700, OUT = 900, ROW = 650 };
-    char *in = malloc(ROWS * IN), *out = malloc(ROWS * OUT), *want = malloc(ROWS * OUT);
+    char *in = shared(ROWS * IN), *out = shared(ROWS * OUT), *want = shared(ROWS * OUT);
     for (int i = 0; i < ROWS * IN; i++) in[i] = (char)(i * 7 + i / 1000);
     memset(out, 1, ROWS * OUT);
     memset(want, 1, ROWS * OUT);
@@ -82,9 +80,7 @@ static void test_copy_rows(void **state) {
     check_equal("no rows, no columns", out, want, ROWS * OUT);
     vector_copy_rows(out, 0, in, 0, 1, ROWS * IN, NULL);  // One long row, shared by the threads.
     check_equal("long row", out, in, ROWS * IN);
-    free(in);
-    free(out);
-    free(want);
+    free_all(in, out, want);
 }
 
 static double exact_of(const double *terms, int count) {
@@ -171,25 +167,27 @@ static void test_square_sum(void **state) {
     for (int64_t i = 0; i < N; i += 10) x[i] = ldexpf(x[i], (int)(i % 200) - 100);
     double want = 0;
     for (int64_t i = 0; i < N; i++) want += (double)x[i] * (double)x[i];
-    ExactSum whole = {{0}, 0};
+    ExactSum *whole = shared(sizeof(*whole)), *cut = shared(sizeof(*cut));
     omp_set_num_threads(1);
-    vector_square_sum(&whole, x, N, NULL);
-    check_that(fabs(exact_value(&whole) / want - 1) < 1e-13, "got %.17g, want %.17g",
-               exact_value(&whole), want);
+    vector_square_sum(whole, x, N, NULL);
+    stream_wait(NULL);
+    check_that(fabs(exact_value(whole) / want - 1) < 1e-13, "got %.17g, want %.17g",
+               exact_value(whole), want);
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
-        ExactSum cut = {{0}, 0};  // At multiples of a block, in another order.
-        vector_square_sum(&cut, x + 40 * 1024, N - 40 * 1024, NULL);
-        vector_square_sum(&cut, x, 3 * 1024, NULL);
-        vector_square_sum(&cut, x + 3 * 1024, 37 * 1024, NULL);
-        vector_square_sum(&cut, x, 0, NULL);
-        check_equal("limbs", cut.limb, whole.limb, EXACT_LIMBS);
+        memset(cut, 0, sizeof(*cut));  // At multiples of a block, in another order.
+        vector_square_sum(cut, x + 40 * 1024, N - 40 * 1024, NULL);
+        vector_square_sum(cut, x, 3 * 1024, NULL);
+        vector_square_sum(cut, x + 3 * 1024, 37 * 1024, NULL);
+        vector_square_sum(cut, x, 0, NULL);
+        check_equal("limbs", cut->limb, whole->limb, EXACT_LIMBS);
     }
     omp_set_num_threads(1);
     x[77] = NAN;
-    vector_square_sum(&whole, x, N, NULL);
-    check_that(whole.bad == 1 && isnan(exact_value(&whole)), "bad %lld", (long long)whole.bad);
-    free(x);
+    vector_square_sum(whole, x, N, NULL);
+    stream_wait(NULL);
+    check_that(whole->bad == 1 && isnan(exact_value(whole)), "bad %lld", (long long)whole->bad);
+    free_all(x, whole, cut);
 }
 
 // One update and its result in double.
@@ -238,23 +236,19 @@ static void test_adamw(void **state) {
                 first[k] = x[k];
             } else {
                 check_equal(names[k], x[k], first[k], N);
-                free(x[k]);
+                device_free(x[k]);
             }
         }
     }
     omp_set_num_threads(1);
     for (int k = 0; k < 4; k++) {
-        free(first[k]);
-        free(want[k]);
+        free_all(first[k], want[k]);
     }
-    free(w0);
-    free(m0);
-    free(v0);
-    free(ema0);
-    free(g);
+    free_all(w0, m0, v0, ema0, g);
 }
 
 int main(void) {
+    check_device(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_and_widen),   cmocka_unit_test(test_copy_rows),
         cmocka_unit_test(test_exact_rounds_once), cmocka_unit_test(test_exact_has_no_order),
