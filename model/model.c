@@ -59,7 +59,16 @@ static void lay_out(Model *model, Arena *arena) {
     model->bytes.work = max_i64(model->stem.plan.work_bytes,
                                 max_i64(model->block.plan.work_bytes, model->head.plan.work_bytes));
     model->work = arena_take(arena, model->bytes.work);
-    model->bytes.total = arena->used;
+    model->bytes.total = arena->used + model->bytes.products;
+}
+
+static int64_t shared_bytes(const Program *p, const int64_t *bound) {
+    int64_t most = 0;
+    for (int c = 0; c < p->calls; c++) {
+        const OpInfo *info = &op_table[p->call[c].op];
+        if (info->shared != NULL) most = max_i64(most, info->shared(p, &p->call[c], bound));
+    }
+    return most;
 }
 
 void model_plan(Model *model, Recompute recompute, ModelBounds bounds) {
@@ -72,6 +81,12 @@ void model_plan(Model *model, Recompute recompute, ModelBounds bounds) {
     program_plan(&model->stem, recompute, model->bound);
     program_plan(&model->block, recompute, model->bound);
     program_plan(&model->head, recompute, model->bound);
+    const Program *units[] = {&model->stem, &model->block, &model->head};
+    model->bytes.products = 0;
+    for (int i = 0; i < 3; i++) {
+        model->bytes.products =
+            max_i64(model->bytes.products, shared_bytes(units[i], model->bound));
+    }
     Arena measure = {.name = "activations"};
     lay_out(model, &measure);
 }

@@ -18,11 +18,12 @@ typedef struct {
 
 // Bytes of this rank by purpose.
 typedef struct {
-    int64_t inputs;  // Tokens, text, times, output and their gradients; block inputs.
-    int64_t kept;    // What is kept from forward to backward inside the units.
-    int64_t work;    // Values of the unit that runs.
-    int64_t total;   // With the gaps of alignment.
-    int64_t host;    // Block inputs that wait in the host's memory (model.offload).
+    int64_t inputs;    // Tokens, text, times, output and their gradients; block inputs.
+    int64_t kept;      // What is kept from forward to backward inside the units.
+    int64_t work;      // Values of the unit that runs.
+    int64_t products;  // Scratch of the matrix products.
+    int64_t total;     // With the gaps of alignment.
+    int64_t host;      // Block inputs that wait in the host's memory (model.offload).
 } ModelBytes;
 
 typedef struct {

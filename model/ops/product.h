@@ -33,4 +33,8 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
 // for linear_forward with linear_rows_backward.
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
 
+// Bytes of the scratch that linear_prepare makes for this product. All products of a process share
+// the largest.
+int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows);
+
 #endif

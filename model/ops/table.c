@@ -76,6 +76,12 @@ static void linear_ready(const Program *p, const Call *call, const int64_t *boun
                    rows == ROWS_SEGMENTS);
 }
 
+static int64_t linear_shared(const Program *p, const Call *call, const int64_t *bound) {
+    const Rows rows = input_rows(p, call);
+    return linear_shared_bytes(bound[rows], p->value[call->out[0]].cols, p->value[call->in[0]].cols,
+                               rows == ROWS_SEGMENTS);
+}
+
 // ---- activations
 static void gelu_run(const OpRun *r) {
     gelu_forward(r->out[0], r->in[0], r->rows * r->out_cols[0], r->stream);
@@ -264,7 +270,7 @@ enum { IN_0 = 1, IN_1 = 2, IN_2 = 4, OUT_0 = 1, OUT_1 = 2 };
 // clang-format off
 const OpInfo op_table[OP_KINDS] = {
     [OP_LINEAR] = {"linear", linear_run, linear_back, .cost = linear_cost, .prepare = linear_ready,
-                   .keep = KEEP_PRODUCT, .needs_in = IN_0, .adds = IN_0},
+                   .shared = linear_shared, .keep = KEEP_PRODUCT, .needs_in = IN_0, .adds = IN_0},
     [OP_GELU] = {"gelu", gelu_run, gelu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
     [OP_SILU] = {"silu", silu_run, silu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
     [OP_NORM_MODULATE] = {"norm_modulate", norm_run, norm_back, .keep = KEEP_CHEAP,

@@ -40,6 +40,8 @@ typedef struct {
     int64_t (*scratch)(const Program *p, const Call *call, const int64_t *bound, bool backward);
     // Makes what later runs need (library handles), for at most bound[rows] rows; NULL: nothing.
     void (*prepare)(const Program *p, const Call *call, const int64_t *bound);
+    // Bytes of memory that prepare makes and all such ops share (the most counts); NULL: none.
+    int64_t (*shared)(const Program *p, const Call *call, const int64_t *bound);
     Keep keep;
     unsigned needs_in, needs_out;  // Bit i: the backward reads input i, output i.
     unsigned adds;                 // Bit i: the backward can add to the gradient of input i.

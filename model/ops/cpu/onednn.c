@@ -81,6 +81,10 @@ int onednn_threads(void) {
     return library.threads;
 }
 
+int64_t onednn_scratch_bytes(void) {
+    return library.threads * library.scratch_size;
+}
+
 int64_t tile_depth(int64_t K) {
     if (REAL_TYPE == TYPE_F32) return K;
     // AMX multiplies 32 deep: 256 x 512 x 80 takes twice as long as 256 x 512 x 96.

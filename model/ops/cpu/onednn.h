@@ -40,6 +40,9 @@ int64_t packed_size(int64_t K, int64_t N);
 // K rounded up to a depth that the processor multiplies without a slow remainder.
 int64_t tile_depth(int64_t K);
 
+// Memory of all threads that the tiles made so far work in.
+int64_t onednn_scratch_bytes(void);
+
 // How many threads may run tiles at once; a parallel region must not have more.
 int onednn_threads(void);
 

@@ -19,13 +19,32 @@ static const int64_t row_class[] = {16, 64, 128, ROWS};
 static const int64_t token_class[] = {64, 128, 256, TOKENS};
 enum { CLASSES = 4 };
 
-// Grown by linear_prepare, before step 0.
+// One piece of memory, in which the calls take turns; grown by linear_prepare, before step 0.
 static struct {
-    real *shared;
-    char *own;   // [threads, own_size]
-    real *rows;  // Rounded gradients of linear_rows_backward.
-    int64_t shared_size, own_size, rows_size;
+    char *memory;
+    int64_t bytes;
 } scratch;
+
+// A call's part of it: what its threads share, then what each has of its own.
+typedef struct {
+    real *shared;
+    char *own;
+    int64_t own_bytes;  // Of each thread.
+} Room;
+
+static int64_t room_bytes(int64_t shared, int64_t own) {
+    return round_up(shared, 256) + onednn_threads() * round_up(own, 256);
+}
+
+// The first `begin` bytes are in use.
+static Room room_take(int64_t begin, int64_t shared, int64_t own, int64_t N, int64_t K) {
+    CHECK(begin + room_bytes(shared, own) <= scratch.bytes,
+          "product of %lld x %lld was not prepared", (long long)N, (long long)K);
+    Room room = {.own_bytes = round_up(own, 256)};
+    room.shared = (real *)(void *)(scratch.memory + begin);
+    room.own = scratch.memory + begin + round_up(shared, 256);
+    return room;
+}
 
 static int team(void) {
     return (int)min_i64(omp_get_max_threads(), onednn_threads());
@@ -62,8 +81,10 @@ static Grid grid_make(int64_t N, int64_t K) {
     return g;
 }
 
-// What a thread has of its own, in one piece of grid_own bytes.
+// What a thread has of its own, in one piece of grid_own bytes; `shared` is the packed right
+// factor.
 typedef struct {
+    real *shared;
     real *left;   // Its left factor: [layers, rows, depth].
     real *stage;  // A block on its way to being packed.
     real *right;  // A packed tile.
@@ -80,8 +101,12 @@ static int64_t grid_own(const Grid *g) {
     return (grid_left(g) + grid_stage(g) + g->size) * (int64_t)sizeof(real) +
            ROWS * g->width * (int64_t)sizeof(float);
 }
-static Own own_of(const Grid *g) {
-    Own own = {.left = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size)};
+static int64_t grid_shared(const Grid *g) {
+    return g->columns * g->layers * g->size * (int64_t)sizeof(real);
+}
+static Own own_of(const Grid *g, const Room *room) {
+    Own own = {.shared = room->shared};
+    own.left = (real *)(void *)(room->own + omp_get_thread_num() * room->own_bytes);
     own.stage = own.left + grid_left(g);
     own.right = own.stage + grid_stage(g);
     own.sums = (float *)(void *)(own.right + g->size);
@@ -122,6 +147,7 @@ typedef struct {
     const real *w, *bias;
     bool transposed;
     int64_t T, N, K;
+    int64_t begin;  // Bytes of scratch that are in use.
 } Rows;
 
 static Packer rows_packer(const Grid *g, bool transposed) {
@@ -176,7 +202,7 @@ static void rows_block(const Rows *r, const Grid *g, const RowBlock *b, const Ow
     }
     for (int64_t j = b->first; j < b->last; j++) {
         for (int64_t l = 0; l < g->layers; l++) {
-            const real *right = scratch.shared + (j * g->layers + l) * g->size;
+            const real *right = own->shared + (j * g->layers + l) * g->size;
             if (packer != NULL) {
                 rows_pack(own->right, r, g, packer, own->stage, j * g->layers + l);
                 right = own->right;
@@ -205,8 +231,7 @@ static void rows_product(const Rows *r) {
     const int64_t blocks = div_up(r->T, ROWS);
     const RowBlock full = row_block_of(&g, ROWS, 0);
     const RowBlock tail = row_block_of(&g, r->T, (blocks - 1) * ROWS);
-    CHECK(g.columns * g.layers * g.size <= scratch.shared_size && grid_own(&g) <= scratch.own_size,
-          "product of %lld x %lld was not prepared", (long long)r->N, (long long)r->K);
+    const Room room = room_take(r->begin, grid_shared(&g), grid_own(&g), r->N, r->K);
     const int threads = team();
     // Few blocks: their columns are shared out too. A single one: who needs a tile packs it. No sum
     // is split by this.
@@ -214,11 +239,11 @@ static void rows_product(const Rows *r) {
     const int64_t groups = single ? g.columns : min_i64(g.columns, div_up(4 * threads, blocks));
 #pragma omp parallel num_threads(threads)
     {
-        const Own own = own_of(&g);
+        const Own own = own_of(&g, &room);
         if (!single) {
 #pragma omp for schedule(dynamic)
             for (int64_t i = 0; i < g.columns * g.layers; i++) {
-                rows_pack(scratch.shared + i * g.size, r, &g, &packer, own.stage, i);
+                rows_pack(own.shared + i * g.size, r, &g, &packer, own.stage, i);
             }
         }
 #pragma omp for schedule(dynamic)
@@ -272,6 +297,7 @@ typedef struct {
     int64_t lddo, ldx, N, K, height, blocks;
     bool packed;
     int64_t packed_chunk;  // Elements.
+    Room room;
 } Weight;
 
 static Weight weight_shape(int64_t N, int64_t K) {
@@ -288,7 +314,8 @@ static int64_t weight_copies(const Weight *s, int64_t T) {
     return round_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * s->K;
 }
 static int64_t weight_shared(const Weight *s, int64_t T) {
-    return weight_copies(s, T) + div_up(min_i64(T, TOKENS_AT_ONCE), TOKENS) * s->packed_chunk;
+    const int64_t chunks = div_up(min_i64(T, TOKENS_AT_ONCE), TOKENS);
+    return (weight_copies(s, T) + chunks * s->packed_chunk) * (int64_t)sizeof(real);
 }
 static int64_t weight_own(const Weight *s) {
     return TOKENS * s->height * (int64_t)sizeof(real);
@@ -337,19 +364,18 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
     // Chunks from here on are copied first.
     const int64_t copied = s->ldx != s->K ? 0 : last < tail.tokens ? chunks - 1 : chunks;
     const real *right[TOKENS_AT_ONCE / TOKENS];
-    real *packed = scratch.shared + weight_copies(s, T);
+    real *shared = s->room.shared, *packed = shared + weight_copies(s, T);
 #pragma omp parallel num_threads(team())
     {
-        real *stage = (real *)(void *)(scratch.own + omp_get_thread_num() * scratch.own_size);
+        real *stage = (real *)(void *)(s->room.own + omp_get_thread_num() * s->room.own_bytes);
 #pragma omp for schedule(static)
         for (int64_t u = copied * TOKENS; u < (chunks - 1) * TOKENS + tail.tokens; u++) {
-            rows_copy(scratch.shared + u * s->K, 1, s->K, s->x + (t + u) * s->ldx, s->ldx, u < T,
-                      s->K);
+            rows_copy(shared + u * s->K, 1, s->K, s->x + (t + u) * s->ldx, s->ldx, u < T, s->K);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t h = 0; h < chunks; h++) {
             const int64_t first = h * TOKENS;
-            right[h] = h < copied ? s->x + (t + first) * s->ldx : scratch.shared + first * s->K;
+            right[h] = h < copied ? s->x + (t + first) * s->ldx : shared + first * s->K;
             if (!s->packed) continue;
             real *to = packed + h * s->packed_chunk;
             pack_run((h < chunks - 1 ? &full : &tail)->pack, omp_get_thread_num(), to, right[h]);
@@ -365,6 +391,14 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
     }
 }
 
+// `begin`: bytes of scratch that are in use.
+static void weight_add(Weight s, int64_t T, int64_t begin) {
+    s.room = room_take(begin, weight_shared(&s, T), weight_own(&s), s.N, s.K);
+    for (int64_t t = 0; t < T; t += TOKENS_AT_ONCE) {
+        weight_product(&s, t, min_i64(T - t, TOKENS_AT_ONCE));
+    }
+}
+
 void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream) {
     (void)stream;
@@ -375,19 +409,20 @@ void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo
     s.x = x;
     s.lddo = lddo;
     s.ldx = ldx;
-    CHECK(weight_shared(&s, T) <= scratch.shared_size && weight_own(&s) <= scratch.own_size,
-          "weight gradient %lld x %lld of %lld tokens was not prepared", (long long)N, (long long)K,
-          (long long)T);
-    for (int64_t t = 0; t < T; t += TOKENS_AT_ONCE) {
-        weight_product(&s, t, min_i64(T - t, TOKENS_AT_ONCE));
-    }
+    weight_add(s, T, 0);
+}
+
+// What linear_rows_backward rounds first: [S, N] real, at the start of the scratch.
+static int64_t rounded_bytes(int64_t S, int64_t N) {
+    return round_up(S * N * (int64_t)sizeof(real), 256);
 }
 
 void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, const real *x,
                           const real *w, int64_t S, int64_t N, int64_t K, Stream stream) {
-    CHECK(S * N <= scratch.rows_size, "rows %lld x %lld were not prepared", (long long)S,
-          (long long)N);
-    real *rounded = scratch.rows;
+    (void)stream;
+    const int64_t begin = rounded_bytes(S, N);
+    CHECK(begin <= scratch.bytes, "rows %lld x %lld were not prepared", (long long)S, (long long)N);
+    real *rounded = (real *)(void *)scratch.memory;
 #pragma omp parallel for num_threads(team()) schedule(static)
     for (int64_t n = 0; n < N; n += 64) {
         const int64_t end = min_i64(n + 64, N);
@@ -399,40 +434,49 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
             }
         }
     }
-    linear_backward_weight(dw, NULL, rounded, N, x, K, S, N, K, stream);
+    Weight weight = weight_shape(N, K);
+    weight.dw = dw;
+    weight.dout = rounded;
+    weight.x = x;
+    weight.lddo = N;
+    weight.ldx = K;
+    weight_add(weight, S, begin);
     if (dx == NULL) return;
-    rows_product(
-        &(Rows){.out_float = dx, .ldo = K, .x = rounded, .ldx = N, .w = w, .T = S, .N = K, .K = N});
+    rows_product(&(Rows){.out_float = dx,
+                         .ldo = K,
+                         .x = rounded,
+                         .ldx = N,
+                         .w = w,
+                         .T = S,
+                         .N = K,
+                         .K = N,
+                         .begin = begin});
 }
 
-static void grow(void **memory, int64_t *size, int64_t wanted, int64_t unit) {
-    if (wanted <= *size) return;
-    device_free(*memory);
-    *memory = device_allocate("products", wanted * unit);
-    *size = wanted;
-}
-
-void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
-    int64_t shared = 0, own = 0;
+// The plans, and the bytes of scratch.
+static int64_t make_plans(int64_t T_max, int64_t N, int64_t K, bool rows) {
+    int64_t most = 0;
     for (int transposed = 0; transposed < 2; transposed++) {
         const Grid g = transposed ? grid_make(N, K) : grid_make(K, N);
         rows_packer(&g, transposed);
         for (int i = 0; i < CLASSES; i++) row_block_of(&g, row_class[i], 0);
-        shared = max_i64(shared, g.columns * g.layers * g.size);
-        own = max_i64(own, grid_own(&g));
+        most = max_i64(most, room_bytes(grid_shared(&g), grid_own(&g)));
     }
     const Weight s = weight_shape(N, K);
     for (int i = 0; i < CLASSES; i++) weight_tools(&s, token_class[i]);
-    shared = max_i64(shared, weight_shared(&s, T_max));
-    own = round_up(max_i64(own, weight_own(&s)), 256);
-    void *memory = scratch.shared;
-    grow(&memory, &scratch.shared_size, shared, (int64_t)sizeof(real));
-    scratch.shared = memory;
-    memory = scratch.own;
-    grow(&memory, &scratch.own_size, own, onednn_threads());
-    scratch.own = memory;
-    if (!rows) return;
-    memory = scratch.rows;
-    grow(&memory, &scratch.rows_size, T_max * N, (int64_t)sizeof(real));
-    scratch.rows = memory;
+    most = max_i64(most, room_bytes(weight_shared(&s, T_max), weight_own(&s)));
+    return most + (rows ? rounded_bytes(T_max, N) : 0);
+}
+
+void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
+    const int64_t bytes = make_plans(T_max, N, K, rows);
+    if (bytes <= scratch.bytes) return;
+    device_free(scratch.memory);
+    scratch.memory = device_allocate("products", bytes);
+    scratch.bytes = bytes;
+}
+
+int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
+    const int64_t bytes = make_plans(T_max, N, K, rows);
+    return bytes + onednn_scratch_bytes();
 }
