@@ -17,7 +17,7 @@ problems=$(
         may["model"] = "base parallel model"; may["data"] = "base data"
         may["checkpoint"] = "base parallel checkpoint"; may["launch"] = "base"
         may["train"] = "base parallel model data checkpoint train"
-        may["bench"] = may["tests"] = may["train"] " tests"
+        may["tests"] = may["train"] " tests"; may["bench"] = may["train"] " bench"
         instead["assert"] = "CHECK, which is always on"
         instead["exit"] = "end_job or a return from main"
         instead["atoi"] = instead["atof"] = instead["atol"] = "strtoll or strtod and their end"

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/device.h"
+#include "base/vector.h"
 #include "model/ops/product.h"
 
 double ceiling_flops(int64_t width) {
@@ -24,5 +25,22 @@ double ceiling_flops(int64_t width) {
     device_free(x);
     device_free(w);
     device_free(out);
+    return best;
+}
+
+double ceiling_copy(void) {
+    enum { TRIES = 5 };
+    const int64_t bytes = 256 << 20;
+    char *from = device_allocate("ceiling", bytes), *to = device_allocate("ceiling", bytes);
+    double best = 0;
+    for (int i = 0; i < TRIES; i++) {
+        const double start = clock_seconds();
+        vector_copy_rows(to, bytes, from, bytes, 1, bytes, NULL);
+        stream_wait(NULL);
+        const double speed = 2.0 * (double)bytes / (clock_seconds() - start);
+        if (speed > best) best = speed;
+    }
+    device_free(from);
+    device_free(to);
     return best;
 }

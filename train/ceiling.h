@@ -1,4 +1,4 @@
-// The speed that products reach on this rank: what MFU is measured against.
+// The speeds that plain work reaches on this rank: what steps and kernels are measured against.
 #ifndef TRAIN_CEILING_H
 #define TRAIN_CEILING_H
 
@@ -6,5 +6,9 @@
 
 // FLOP/s of 2048 x width x 4 width products, the best of a few. Takes well under a second. Local.
 double ceiling_flops(int64_t width);
+
+// Bytes per second of a plain copy of 256 MiB inside the device's memory, read and written both
+// counted, the best of a few. Local.
+double ceiling_copy(void);
 
 #endif
