@@ -18,6 +18,7 @@
 typedef struct {
     int64_t T, C, S, heads, D;
     real *x, *y, *z, *row, *wide, *wide2, *wide3;  // [T, C], row [S, 6 C], wide [T, 4 C].
+    void *scratch;
     float *drow, *stats, *rope, *target, *time;
     double *loss;
     int32_t *segment;
@@ -64,7 +65,9 @@ static NormBackward norm_arguments(const Buffers *b) {
                           .scale = b->row + b->C,
                           .stats = b->stats,
                           .ldm = 6 * b->C,
-                          .segment = b->segment};
+                          .segment = b->segment,
+                          .S = b->S,
+                          .scratch = b->scratch};
 }
 
 static void run_layer_backward(const Buffers *b) {
@@ -87,7 +90,7 @@ static void run_qk_forward(const Buffers *b) {
 
 static void run_qk_backward(const Buffers *b) {
     qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->y, b->wide, 3 * b->C, b->row, b->rope,
-                          b->stats, b->T, b->heads, b->D, NULL);
+                          b->stats, b->T, b->heads, b->D, b->scratch, NULL);
 }
 
 static void run_gelu_forward(const Buffers *b) {
@@ -103,8 +106,8 @@ static void run_gate_forward(const Buffers *b) {
 }
 
 static void run_gate_backward(const Buffers *b) {
-    gate_residual_backward(b->z, b->drow, b->y, b->x, b->row, 6 * b->C, b->segment, b->T, b->C,
-                           NULL);
+    gate_residual_backward(b->z, b->drow, b->y, b->x, b->row, 6 * b->C, b->segment, b->T, b->S,
+                           b->C, b->scratch, NULL);
 }
 
 static void run_add(const Buffers *b) {
@@ -135,6 +138,9 @@ int main(int argc, char **argv) {
     b.rope = device_allocate("rope", T * D * 4);
     b.target = device_allocate("target", T * 64 * 4);
     b.time = device_allocate("time", S * 4);
+    b.scratch = device_allocate("scratch", max_i64(norm_modulate_scratch(T, C, S),
+                                                   max_i64(qk_norm_rope_scratch(T, b.heads, D),
+                                                           gate_residual_scratch(T, S, C))));
     b.loss = device_allocate("loss", S * 8);
     b.segment = device_allocate("segment", T * 4);
     for (int64_t t = 0; t < T; t++) b.segment[t] = (int32_t)(t * S / T);

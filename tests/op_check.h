@@ -40,6 +40,13 @@ static inline void check_slopes(const char *name, real *input, const float *grad
     device_free(slope);
 }
 
+// Scratch as ops find it: with whatever was there before, here NaN.
+static inline void *scratch_new(int64_t bytes) {
+    void *scratch = device_allocate_shared("scratch", bytes);
+    memset(scratch, 0xff, (size_t)bytes);
+    return scratch;
+}
+
 // sum of out * weight in double: a loss whose gradient with respect to out is weight.
 static inline double weighted_sum(const real *out, const real *weight, int64_t n) {
     double sum = 0.0;

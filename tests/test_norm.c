@@ -54,6 +54,7 @@ static void forward(const Norm *n) {
 
 static void backward(const Norm *n, bool add_dx) {
     const bool modulated = n->segment != NULL;
+    const int64_t S = modulated ? n->S : 0;
     const NormBackward arguments = {.dx = n->dx,
                                     .add_dx = add_dx,
                                     .dweight = n->weight != NULL ? n->dweight : NULL,
@@ -65,9 +66,12 @@ static void backward(const Norm *n, bool add_dx) {
                                     .scale = modulated ? n->rows + 2 * n->C : NULL,
                                     .stats = n->stats,
                                     .ldm = n->ldm,
-                                    .segment = n->segment};
+                                    .segment = n->segment,
+                                    .S = S,
+                                    .scratch = scratch_new(norm_modulate_scratch(n->T, n->C, S))};
     norm_modulate_backward(&arguments, n->kind, n->T, n->C, NULL);
     stream_wait(NULL);
+    device_free(arguments.scratch);
 }
 
 static Norm norm_random(NormKind kind, int64_t T, int64_t C, int64_t S, bool affine) {

@@ -87,9 +87,11 @@ static void forward(const Gate *g) {
 }
 
 static void backward(const Gate *g) {
+    void *scratch = scratch_new(gate_residual_scratch(g->T, g->S, g->C));
     gate_residual_backward(g->dh, g->dgate, g->dout, g->h, g->segment != NULL ? g->gate : NULL,
-                           g->ldm, g->segment, g->T, g->C, NULL);
+                           g->ldm, g->segment, g->T, g->S, g->C, scratch, NULL);
     stream_wait(NULL);
+    device_free(scratch);
 }
 
 static void test_gate_golden(void **state) {

@@ -41,9 +41,11 @@ static void forward(const Query *q) {
 }
 
 static void backward(const Query *q) {
+    void *scratch = scratch_new(qk_norm_rope_scratch(q->T, q->heads, q->D));
     qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, q->x, q->ldx, q->weight, q->rope,
-                          q->inverse, q->T, q->heads, q->D, NULL);
+                          q->inverse, q->T, q->heads, q->D, scratch, NULL);
     stream_wait(NULL);
+    device_free(scratch);
 }
 
 static Query query_random(int64_t T, int64_t heads, int64_t D) {

@@ -1,5 +1,5 @@
 // Norms over the channels of a token, with what usually follows fused: modulation, rotary
-// positions. At most 8,192 channels: rows are held on the stack.
+// positions. At most 8,192 channels: rows are held on the stack or in registers.
 #ifndef MODEL_OPS_NORM_H
 #define MODEL_OPS_NORM_H
 
@@ -32,9 +32,14 @@ typedef struct {
     const float *stats;
     int64_t ldm;
     const int32_t *segment;
+    int64_t S;      // 0 without modulation.
+    void *scratch;  // norm_modulate_scratch bytes.
 } NormBackward;
 void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_t T, int64_t C,
                             Stream stream);
+
+// Bytes of scratch for the backward of at most T rows and S segments.
+int64_t norm_modulate_scratch(int64_t T, int64_t C, int64_t S);
 
 // Query or key normalisation and rotary positions in one pass (Goku's released block; RoFormer,
 // arXiv 2104.09864):
@@ -46,9 +51,11 @@ void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx,
                           const float *rope, float epsilon, int64_t T, int64_t heads, int64_t D,
                           Stream stream);
 
-// dx [T, C], rows lddx apart, =; dweight [C] +=.
+// dx [T, C], rows lddx apart, =; dweight [C] +=; scratch: qk_norm_rope_scratch bytes for at most T
+// rows.
 void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
                            int64_t ldx, const real *weight, const float *rope, const float *inverse,
-                           int64_t T, int64_t heads, int64_t D, Stream stream);
+                           int64_t T, int64_t heads, int64_t D, void *scratch, Stream stream);
+int64_t qk_norm_rope_scratch(int64_t T, int64_t heads, int64_t D);
 
 #endif

@@ -23,10 +23,11 @@ void gate_residual_forward(real *out, const real *x, const real *h, const real *
                            const int32_t *segment, int64_t T, int64_t C, Stream stream);
 
 // dh = dout * gate (=), C at most 8,192; dgate += sum over the segment's tokens of dout * h (float
-// [S, C], rows ldm apart).
+// [S, C], rows ldm apart); scratch: gate_residual_scratch bytes for at most T tokens, S segments.
 void gate_residual_backward(real *dh, float *dgate, const real *dout, const real *h,
                             const real *gate, int64_t ldm, const int32_t *segment, int64_t T,
-                            int64_t C, Stream stream);
+                            int64_t S, int64_t C, void *scratch, Stream stream);
+int64_t gate_residual_scratch(int64_t T, int64_t S, int64_t C);
 
 // out[s] = [cos(a) | sin(a)], a_i = time[s] * 1000 * 10000^(-i / (width / 2)). out [S, width].
 // DiT's timestep_embedding with Goku's t in [0, 1] times `factor` (1000). No gradient.

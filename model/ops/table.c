@@ -119,9 +119,18 @@ static void norm_back(const OpRun *r) {
                                     .scale = r->in[2],
                                     .stats = r->out[1],
                                     .ldm = r->in_ld[1],
-                                    .segment = r->bind->segment};
+                                    .segment = r->bind->segment,
+                                    .S = r->in[2] != NULL ? r->bind->S : 0,
+                                    .scratch = r->scratch};
     norm_modulate_backward(&arguments, (NormKind)r->call->choice, r->rows, r->out_cols[0],
                            r->stream);
+}
+
+static int64_t norm_room(const Program *p, const Call *call, const int64_t *bound, bool backward) {
+    if (!backward) return 0;
+    const ValueInfo *out = &p->value[call->out[0]];
+    const bool modulated = call->in[2] != NO_VALUE;
+    return norm_modulate_scratch(bound[out->rows], out->cols, modulated ? bound[ROWS_SEGMENTS] : 0);
 }
 
 static void qk_norm_run(const OpRun *r) {
@@ -135,7 +144,14 @@ static void qk_norm_back(const OpRun *r) {
     const int64_t heads = r->call->heads;
     qk_norm_rope_backward(r->din[0], r->in_ld[0], r->dparam[0], r->dout[0], r->in[0], r->in_ld[0],
                           r->param[0], r->call->choice ? r->bind->rope : NULL, r->out[1], r->rows,
-                          heads, r->out_cols[0] / heads, r->stream);
+                          heads, r->out_cols[0] / heads, r->scratch, r->stream);
+}
+
+static int64_t qk_norm_room(const Program *p, const Call *call, const int64_t *bound,
+                            bool backward) {
+    if (!backward || call->heads == 0) return 0;
+    const ValueInfo *out = &p->value[call->out[0]];
+    return qk_norm_rope_scratch(bound[out->rows], call->heads, out->cols / call->heads);
 }
 
 // ---- attention
@@ -214,7 +230,14 @@ static void gate_run(const OpRun *r) {
 
 static void gate_back(const OpRun *r) {
     gate_residual_backward(r->din[1], r->din[2], r->dout[0], r->in[1], r->in[2], r->in_ld[2],
-                           r->bind->segment, r->rows, r->out_cols[0], r->stream);
+                           r->bind->segment, r->rows, r->bind->S, r->out_cols[0], r->scratch,
+                           r->stream);
+}
+
+static int64_t gate_room(const Program *p, const Call *call, const int64_t *bound, bool backward) {
+    if (!backward || call->in[2] == NO_VALUE) return 0;
+    const ValueInfo *out = &p->value[call->out[0]];
+    return gate_residual_scratch(bound[out->rows], bound[ROWS_SEGMENTS], out->cols);
 }
 
 static void time_run(const OpRun *r) {
@@ -273,15 +296,15 @@ const OpInfo op_table[OP_KINDS] = {
                    .shared = linear_shared, .keep = KEEP_PRODUCT, .needs_in = IN_0, .adds = IN_0},
     [OP_GELU] = {"gelu", gelu_run, gelu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
     [OP_SILU] = {"silu", silu_run, silu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
-    [OP_NORM_MODULATE] = {"norm_modulate", norm_run, norm_back, .keep = KEEP_CHEAP,
+    [OP_NORM_MODULATE] = {"norm_modulate", norm_run, norm_back, .scratch = norm_room, .keep = KEEP_CHEAP,
                           .needs_in = IN_0 | IN_2, .needs_out = OUT_1, .adds = IN_0},
-    [OP_QK_NORM_ROPE] = {"qk_norm_rope", qk_norm_run, qk_norm_back, .keep = KEEP_CHEAP,
-                         .needs_in = IN_0, .needs_out = OUT_1},
+    [OP_QK_NORM_ROPE] = {"qk_norm_rope", qk_norm_run, qk_norm_back, .scratch = qk_norm_room,
+                         .keep = KEEP_CHEAP, .needs_in = IN_0, .needs_out = OUT_1},
     [OP_ATTENTION] = {"attention", attention_run, attention_back, .cost = attention_cost,
                       .scratch = attention_room, .prepare = attention_ready, .keep = KEEP_DEAR,
                       .needs_in = IN_0 | IN_1 | IN_2, .needs_out = OUT_0 | OUT_1},
-    [OP_GATE_RESIDUAL] = {"gate_residual", gate_run, gate_back, .keep = KEEP_CHEAP,
-                          .needs_in = IN_1 | IN_2, .passes = true},
+    [OP_GATE_RESIDUAL] = {"gate_residual", gate_run, gate_back, .scratch = gate_room,
+                          .keep = KEEP_CHEAP, .needs_in = IN_1 | IN_2, .passes = true},
     [OP_TIME_EMBEDDING] = {"time_embedding", time_run, time_back, .keep = KEEP_CHEAP},
     [OP_TOKENS_TO_HEADS] = {"tokens_to_heads", to_heads_run, to_heads_back, .scratch = move_room,
                             .keep = KEEP_PRODUCT},

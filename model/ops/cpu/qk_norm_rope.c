@@ -11,6 +11,14 @@
 // A row is read from memory once and held as floats on the stack while it is normalised and turned.
 // bf16 moves 4 bytes per element forward, 6 backward, and the table of positions once.
 
+// Sums wait on the stack.
+int64_t qk_norm_rope_scratch(int64_t T, int64_t heads, int64_t D) {
+    (void)T;
+    (void)heads;
+    (void)D;
+    return 0;
+}
+
 static void check_heads(int64_t heads, int64_t D) {
     CHECK(heads >= 0 && heads * D <= CHANNELS_MAX && D % 2 == 0,
           "%" PRId64 " heads of %" PRId64 "; at most %d channels, heads of even size", heads, D,
@@ -90,7 +98,8 @@ static void backward_row(real *dx, float *dweight, const real *dout, const real 
 
 void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
                            int64_t ldx, const real *weight, const float *rope, const float *inverse,
-                           int64_t T, int64_t heads, int64_t D, Stream stream) {
+                           int64_t T, int64_t heads, int64_t D, void *scratch, Stream stream) {
+    (void)scratch;
     (void)stream;
     check_heads(heads, D);
     const int64_t C = heads * D, ahead = rows_ahead(C);
