@@ -370,12 +370,15 @@ float *fsdp_gradient(Fsdp *f, int unit) {
 
 void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {
     const Unit *const u = unit_of(f, unit);
+    float *const whole = device_allocate("a whole unit", u->elements * FLOAT);
     event_record(f->rounded, NULL);
     stream_await(f->stream, f->rounded);
-    device_copy(out + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
+    device_copy(whole + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
     if (f->mesh->shards > 1) {
         slice_offsets(f, f->send_offsets, u->elements, FLOAT);
-        comm_all_gather_slices(f->mesh->shard, out, f->send_offsets, f->stream);
+        comm_all_gather_slices(f->mesh->shard, whole, f->send_offsets, f->stream);
     }
+    device_copy(out, whole, u->elements * FLOAT, f->stream);
     stream_wait(f->stream);
+    device_free(whole);
 }

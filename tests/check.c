@@ -31,6 +31,10 @@ void check_device(int rank) {
     self.device = true;
 }
 
+void free_each(void *const *memory, size_t count) {
+    for (size_t i = 0; i < count; i++) device_free(memory[i]);
+}
+
 // What the device was told to write is there.
 static void settle(void) {
     if (self.device) stream_wait(NULL);

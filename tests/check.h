@@ -24,6 +24,11 @@ void check_setup(int rank, bool (*all_agree)(bool mine));
 // on every check_* waits for the compute stream before it compares.
 void check_device(int rank);
 
+// free_all(a, b, ...): device_free of each.
+#define free_all(...) \
+    free_each((void *[]){__VA_ARGS__}, sizeof((void *[]){__VA_ARGS__}) / sizeof(void *))
+void free_each(void *const *memory, size_t count);
+
 // Fails unless max |got - want| / max |want| <= tolerance; where want is all zero, max |got| must
 // be. Prints "buf: [7 of 1000] got 25, want 24: error 0.0417 > 0". NaN and infinity never pass.
 #define check_close(name, got, want, n, tolerance) \

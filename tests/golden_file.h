@@ -1,6 +1,6 @@
 // Golden files (safetensors, written by the generators in tests/golden/) as tests of ops want them:
 // one case at a time, as reals of either precision, with the tolerance that belongs to it. All
-// arrays are shared with the device and freed by device_free or free_all.
+// arrays are shared with the device and freed by free_all.
 #ifndef TESTS_GOLDEN_FILE_H
 #define TESTS_GOLDEN_FILE_H
 
@@ -24,14 +24,6 @@ static inline float *floats_new(int64_t n) {
 static inline int32_t *integers_new(int64_t n) {
     return device_allocate_shared("integers", n * (int64_t)sizeof(int32_t));
 }
-
-static inline void free_each(void *const *memory, size_t count) {
-    for (size_t i = 0; i < count; i++) device_free(memory[i]);
-}
-
-// free_all(a, b, ...): what these functions gave; NULL is fine.
-#define free_all(...) \
-    free_each((void *[]){__VA_ARGS__}, sizeof((void *[]){__VA_ARGS__}) / sizeof(void *))
 
 static inline real *reals_of(const float *values, int64_t n) {
     real *result = reals_new(n);

@@ -14,16 +14,8 @@
 #include "checkpoint/steps.h"
 #include "checkpoint/weights.h"
 #include "parallel/comm.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
-
-static Comm *world;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
 
 static bool exists(const char *run, const char *name) {
     char path[PATH_BYTES_MAX];
@@ -576,9 +568,8 @@ static int save_in(const char *run) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
+    ranks_start(&argc, &argv);
     if (argc > 1) return save_in(argv[1]);
-    check_setup(comm_rank(world), all_agree);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_files_from_any_layout),
         cmocka_unit_test(test_restores_on_any_ranks),

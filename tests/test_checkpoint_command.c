@@ -8,10 +8,8 @@
 #include "checkpoint/command.h"
 #include "checkpoint/steps.h"
 #include "parallel/comm.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
-
-static Comm *world;
 
 typedef struct {
     int status;
@@ -143,7 +141,7 @@ static void test_on_checkpoints(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
+    ranks_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_command_line),
         cmocka_unit_test(test_on_checkpoints),

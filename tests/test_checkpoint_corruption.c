@@ -9,18 +9,10 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/steps.h"
 #include "parallel/comm.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
 
 enum { CORRUPTIONS = 800, FILES_MAX = 64 };
-
-static Comm *world;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
 
 // The good files of a step, MANIFEST included, in memory.
 typedef struct {
@@ -253,8 +245,7 @@ static void test_no_corruption_is_accepted(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
-    check_setup(comm_rank(world), all_agree);
+    ranks_start(&argc, &argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_corruption_is_accepted)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_stop(world);

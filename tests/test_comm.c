@@ -2,34 +2,28 @@
 // are uneven, zero, and larger than one message. `test_comm odd` and `test_comm counts` misuse them
 // on purpose for tests/test_comm_check.sh.
 // ranks: 1 2 3 4
+// backends: all
 #include <stdlib.h>
 #include <string.h>
 
 #include "parallel/comm.h"
-#include "tests/check.h"
-
-static Comm *world;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
+#include "tests/ranks.h"
 
 // Byte i of what `from` gives to `to`.
 static uint8_t byte_of(int from, int to, int64_t i) {
     return (uint8_t)(31 * from + 17 * to + 7 * i + (i >> 12));
 }
 
+// Shared with the device.
 static uint8_t *bytes_new(int64_t count) {
-    uint8_t *bytes = malloc((size_t)count + 1);
-    check_that(bytes != NULL, "no memory for %lld bytes", (long long)count);
+    uint8_t *bytes = device_allocate_shared("bytes", count + 1);
     memset(bytes, 0xee, (size_t)count + 1);
     return bytes;
 }
 
 static void check_part(const char *what, const uint8_t *got, int from, int to, int64_t count) {
     bool right = true;
+    stream_wait(NULL);
     for (int64_t i = 0; i < count; i++) right = right && got[i] == byte_of(from, to, i);
     check_that(right, "%s: %lld bytes from %d to %d are wrong", what, (long long)count, from, to);
 }
@@ -38,13 +32,13 @@ static void test_all_gather(void **state) {
     (void)state;
     enum { COUNT = 1000 };
     const int rank = comm_rank(world), size = comm_size(world);
-    uint8_t *out = bytes_new(size * COUNT), in[COUNT];
+    uint8_t *out = bytes_new(size * COUNT), *in = bytes_new(COUNT);
     for (int i = 0; i < COUNT; i++) in[i] = byte_of(rank, 0, i);
     comm_all_gather(world, out, in, COUNT, NULL);
     for (int r = 0; r < size; r++) check_part("all_gather", out + r * COUNT, r, 0, COUNT);
     comm_all_gather(world, out, in, 0, NULL);
     check_part("all_gather of nothing", out, 0, 0, COUNT);
-    free(out);
+    free_all(out, in);
 }
 
 static void gather_slices(int64_t scale, int64_t odd) {
@@ -62,7 +56,7 @@ static void gather_slices(int64_t scale, int64_t odd) {
         check_part("slices", buffer + offsets[r], r, 0, offsets[r + 1] - offsets[r]);
     }
     check_that(buffer[4] == 0xee && buffer[offsets[size]] == 0xee, "wrote outside of the slices");
-    free(buffer);
+    device_free(buffer);
 }
 
 static void test_all_gather_slices(void **state) {
@@ -93,8 +87,7 @@ static void exchange_all(int64_t scale, int64_t odd) {
                    receive_offsets[s + 1] - receive_offsets[s]);
     }
     check_that(receive[receive_offsets[size]] == 0xee, "wrote behind the end");
-    free(send);
-    free(receive);
+    free_all(send, receive);
 }
 
 static void test_all_to_all(void **state) {
@@ -116,7 +109,7 @@ static void test_broadcast(void **state) {
             }
             comm_broadcast(world, buffer, counts[k], root, NULL);
             check_part("broadcast", buffer, root, 9, counts[k]);
-            free(buffer);
+            device_free(buffer);
         }
     }
 }
@@ -166,7 +159,7 @@ static void test_split(void **state) {
 static void test_counters(void **state) {
     (void)state;
     const int size = comm_size(world);
-    uint8_t out[64 * 10] = {0}, in[10] = {0};
+    uint8_t *out = bytes_new(64 * 10), *in = bytes_new(10);
     const int64_t collectives = comm_collectives(world), bytes = comm_bytes(world);
     const double seconds = comm_seconds(world);
     comm_all_gather(world, out, in, 10, NULL);
@@ -177,11 +170,12 @@ static void test_counters(void **state) {
     check_that(counted == 2, "%lld collectives", (long long)counted);
     check_that(sent == 10 * (size - 1), "sent %lld bytes", (long long)sent);
     check_that(spent >= 0 && spent < 60, "took %g s", spent);
+    free_all(out, in);
 }
 
 // With COMM_CHECK=1 these must end in one line that names rank 1.
 static void misuse(const char *how) {
-    uint8_t out[640] = {0}, in[64] = {0};
+    uint8_t *out = bytes_new(640), *in = bytes_new(64);
     comm_all_gather(world, out, in, 10, NULL);
     if (strcmp(how, "odd") == 0) {
         if (comm_rank(world) == 1) comm_broadcast(world, out, 12, 0, NULL);
@@ -199,8 +193,7 @@ static void misuse(const char *how) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
-    check_setup(comm_rank(world), all_agree);
+    ranks_start(&argc, &argv);
     if (argc > 1) misuse(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_gather), cmocka_unit_test(test_all_gather_slices),

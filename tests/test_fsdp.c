@@ -3,6 +3,7 @@
 // groups inside a shard group it does not depend on the layout at all. Steps repeat, wires differ,
 // units are smaller than a block; memory is what was planned.
 // ranks: 1 2 3 4
+// backends: all
 // precision: fp32 bf16
 #include <stdlib.h>
 #include <string.h>
@@ -11,21 +12,15 @@
 #include "base/vector.h"
 #include "parallel/fsdp.h"
 #include "parallel/tree.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 
 enum { UNITS = 4, PACKS_MAX = 12, SEQUENCE_MAX = 4, ELEMENTS = 128 + 5056 + 3072 + 9984 };
 
-static Comm *world;
 static ParamTable table;
 static int64_t unit_start[UNITS + 1];  // In an array of all units.
-static float leaves[PACKS_MAX][SEQUENCE_MAX][ELEMENTS];
-static float sums[PACKS_MAX][ELEMENTS];  // Where expected sums are built.
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
+// Shared with the device.
+static float (*leaves)[SEQUENCE_MAX][ELEMENTS];  // [PACKS_MAX]
+static float (*sums)[ELEMENTS];                  // [PACKS_MAX] Where expected sums are built.
 
 static void fill(void) {
     const int64_t counts[UNITS] = {100, 5000, 3072, 9984};
@@ -35,6 +30,9 @@ static void fill(void) {
         param_add(&table, names[u], 1, &counts[u], INIT_NORMAL, true);
         unit_start[u + 1] = unit_start[u] + table.unit_elements[u];
     }
+    const int64_t bytes = ELEMENTS * (int64_t)sizeof(float);
+    leaves = device_allocate_shared("leaves", PACKS_MAX * SEQUENCE_MAX * bytes);
+    sums = device_allocate_shared("sums", PACKS_MAX * bytes);
     for (int pack = 0; pack < PACKS_MAX; pack++) {
         for (int i = 0; i < SEQUENCE_MAX; i++) {
             rng_normal(leaves[pack][i], ELEMENTS, 3, RNG_TEST, (uint64_t)(pack * 16 + i), 0);
@@ -52,11 +50,12 @@ static void add_leaf(float *sum, int pack, int sequence_index, Type wire) {
 
 // The sum where the layout does not matter: leaves of a pack one by one, the tree over packs.
 static const float *expected_invariant(int packs, int sequence, Type wire) {
-    memset(sums, 0, sizeof(sums));
+    memset(sums, 0, PACKS_MAX * sizeof(*sums));
     for (int pack = 0; pack < packs; pack++) {
         for (int i = 0; i < sequence; i++) add_leaf(sums[pack], pack, i, wire);
     }
     tree_add_pieces(sums[0], ELEMENTS, packs, ELEMENTS, NULL);
+    stream_wait(NULL);
     return sums[0];
 }
 
@@ -67,7 +66,7 @@ static const float *expected_of_layout(const MeshConfig *config, int packs, Type
     mesh_shape(&mesh, config, 0, comm_size(world));
     for (int g = 0; g < mesh.replicas; g++) {
         mesh_shape(&mesh, config, g * mesh.shards, comm_size(world));
-        memset(sums, 0, sizeof(sums));
+        memset(sums, 0, PACKS_MAX * sizeof(*sums));
         int n = 0, last = -1;
         for (int round = 0; round < mesh_rounds(&mesh, packs); round++) {
             for (int i = 0; i < mesh.shards; i++) {
@@ -80,6 +79,7 @@ static const float *expected_of_layout(const MeshConfig *config, int packs, Type
             }
         }
         tree_add_pieces(sums[0], ELEMENTS, n, ELEMENTS, NULL);
+        stream_wait(NULL);
         for (int64_t e = 0; e < ELEMENTS; e++) total[e] = sums[0][e] + (g > 0 ? total[e] : 0);
     }
     return total;
@@ -88,10 +88,13 @@ static const float *expected_of_layout(const MeshConfig *config, int packs, Type
 // Whether the slot has the unit's initial values times `factor`, rounded.
 static bool weights_right(const real *weights, int unit, float factor) {
     static float want[ELEMENTS];
+    static real got[ELEMENTS];
     const int64_t elements = table.unit_elements[unit];
+    device_copy(got, weights, elements * (int64_t)sizeof(real), NULL);
     param_init(want, &table, unit, 0, elements, 1);
+    stream_wait(NULL);
     bool right = true;
-    for (int64_t e = 0; e < elements; e++) right = right && weights[e] == to_real(factor * want[e]);
+    for (int64_t e = 0; e < elements; e++) right = right && got[e] == to_real(factor * want[e]);
     return right;
 }
 
@@ -112,9 +115,8 @@ static bool run_step(Fsdp *f, const Mesh *mesh, int packs, float factor) {
             if (u > 0) fsdp_fetch(f, u - 1);
             right = right && (round > 0 || weights_right(fsdp_wait(f, u), u, factor));
             if (pack >= 0) {
-                float *leaf = fsdp_leaf(f, u);
                 const float *x = leaves[pack][mesh->sequence_index] + unit_start[u];
-                for (int64_t e = 0; e < table.unit_elements[u]; e++) leaf[e] += x[e];
+                vector_add(fsdp_leaf(f, u), x, TYPE_F32, table.unit_elements[u], NULL);
             }
             fsdp_reduce(f, u, round);
             fsdp_release(f, u);
@@ -132,10 +134,12 @@ static const float *whole_gradient(Fsdp *f) {
 }
 
 static void set_masters(Fsdp *f, float factor) {
+    static float start[ELEMENTS];
     for (int u = 0; u < UNITS; u++) {
         const int64_t begin = fsdp_slice_begin(f, u), end = fsdp_slice_end(f, u);
-        param_init(fsdp_master(f, u), &table, u, begin, end, 1);
-        for (int64_t e = 0; e < end - begin; e++) fsdp_master(f, u)[e] *= factor;
+        param_init(start, &table, u, begin, end, 1);
+        for (int64_t e = 0; e < end - begin; e++) start[e] *= factor;
+        device_copy(fsdp_master(f, u), start, (end - begin) * (int64_t)sizeof(float), NULL);
     }
 }
 
@@ -199,13 +203,14 @@ static void test_source(void **state) {
     const FsdpConfig config = {
         .wire = TYPE_F32, .reshard_after_forward = true, .packs_max = PACKS_MAX};
     Fsdp *f = fsdp_create(&table, &mesh, &config);
-    set_masters(f, 1);
     float *slices[UNITS];
+    set_masters(f, 3);
     for (int u = 0; u < UNITS; u++) {
-        const int64_t count = fsdp_slice_end(f, u) - fsdp_slice_begin(f, u);
-        slices[u] = malloc((size_t)(count + 1) * sizeof(float));
-        for (int64_t e = 0; e < count; e++) slices[u][e] = 3 * fsdp_master(f, u)[e];
+        const int64_t bytes = (fsdp_slice_end(f, u) - fsdp_slice_begin(f, u)) * 4;
+        slices[u] = device_allocate("other shards", bytes);
+        device_copy(slices[u], fsdp_master(f, u), bytes, NULL);
     }
+    set_masters(f, 1);
     for (int turn = 0; turn < 4; turn++) {
         fsdp_source(f, turn % 2 == 1 ? slices : NULL);
         for (int u = 0; u < UNITS; u++) {
@@ -214,7 +219,7 @@ static void test_source(void **state) {
             fsdp_release(f, u);
         }
     }
-    for (int u = 0; u < UNITS; u++) free(slices[u]);
+    for (int u = 0; u < UNITS; u++) device_free(slices[u]);
     fsdp_free(f);
     mesh_free(&mesh);
 }
@@ -255,8 +260,7 @@ static void test_plan(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
-    check_setup(comm_rank(world), all_agree);
+    ranks_start(&argc, &argv);
     fill();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_layout),
@@ -265,6 +269,7 @@ int main(int argc, char **argv) {
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     param_free(&table);
+    free_all(leaves, sums);
     comm_stop(world);
     return failed;
 }

@@ -10,7 +10,6 @@
 #include "tests/model_case.h"
 
 static const double TOLERANCE = 2e-5;
-static Comm *world;
 static const char *written;
 
 // ---- what forward wrote
@@ -217,7 +216,7 @@ static void test_published_sizes(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
+    ranks_start(&argc, &argv);
     const struct CMUnitTest whole[] = {
         cmocka_unit_test(test_demo_agrees_with_the_twin),
         cmocka_unit_test(test_published_sizes),

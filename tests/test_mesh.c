@@ -1,19 +1,13 @@
 // The mesh: for every legal layout of up to 12 ranks each pack runs exactly once on every rank of
 // one sequence group, in the order that the sum wants; illegal layouts are refused in words that
-// help; the communicators join the ranks that they should. ranks: 1 2 3 4
+// help; the communicators join the ranks that they should.
+// ranks: 1 2 3 4
+// backends: all
 #include <stdlib.h>
 #include <string.h>
 
 #include "parallel/mesh.h"
-#include "tests/check.h"
-
-static Comm *world;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
+#include "tests/ranks.h"
 
 // Whether the packs of a step are run as the header says; one layout, seen by every rank.
 static bool packs_run_once(const MeshConfig *config, int ranks, int packs) {
@@ -179,8 +173,7 @@ static void test_communicators(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
-    check_setup(comm_rank(world), all_agree);
+    ranks_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_layout),
         cmocka_unit_test(test_round_robin),

@@ -9,13 +9,7 @@
 #include "tests/op_check.h"
 #include "train/traffic.h"
 
-static Comm *world, *alone;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
+static Comm *alone;
 
 // Three heads do not divide by two ranks; a segment of one token; ranks' cuts inside segments.
 static const ModelConfig config = {.layers = 2,
@@ -390,9 +384,8 @@ static void test_traffic_is_as_said(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
+    ranks_start(&argc, &argv);
     alone = comm_split(world, comm_rank(world), 0, "alone");
-    check_setup(comm_rank(world), all_agree);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recomputation_changes_no_bit),
         cmocka_unit_test(test_offloading_changes_no_bit),

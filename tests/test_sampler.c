@@ -4,13 +4,7 @@
 #include "tests/model_case.h"
 #include "train/sampler.h"
 
-static Comm *world, *alone;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
+static Comm *alone;
 
 // Three heads do not divide by two ranks.
 static const ModelConfig config = {.layers = 2,
@@ -146,9 +140,8 @@ static void test_what_does_not_fit(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
+    ranks_start(&argc, &argv);
     alone = comm_split(world, comm_rank(world), 0, "alone");
-    check_setup(comm_rank(world), all_agree);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layouts_agree),
         cmocka_unit_test(test_two_packs_each_on_two_ranks),

@@ -2,31 +2,24 @@
 // fewer than these, several tensors of different widths in one exchange, rows with gaps between
 // them.
 // ranks: 1 2 3 4
+// backends: all
 // precision: fp32 bf16
 #include <stdlib.h>
 #include <string.h>
 
 #include "parallel/ulysses.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 
 enum { TENSORS = 3, GAP = 5, UNTOUCHED = 255 };
-
-static Comm *world;
-
-static bool all_agree(bool mine) {
-    int64_t all = mine;
-    comm_all_reduce_min(world, &all, 1);
-    return all == 1;
-}
 
 // Element d of a head of a token; exact in bf16.
 static real value(int tensor, int64_t token, int64_t head, int64_t d) {
     return to_real((float)((token * 37 + head * 11 + d * 3 + tensor * 5) % 251));
 }
 
+// Shared with the device.
 static real *filled(int64_t count) {
-    real *x = malloc((size_t)(count + 1) * sizeof(real));
-    check_that(x != NULL, "no memory");
+    real *x = device_allocate_shared("test", (count + 1) * (int64_t)sizeof(real));
     for (int64_t i = 0; i <= count; i++) x[i] = to_real(UNTOUCHED);
     return x;
 }
@@ -73,12 +66,9 @@ static void round_trip(int64_t P, int64_t H) {
     check_that(to_float(scratch[elements]) == UNTOUCHED, "P %lld, H %lld: wrote behind the scratch",
                (long long)P, (long long)H);
     for (int k = 0; k < TENSORS; k++) {
-        free(tokens[k]);
-        free(back[k]);
-        free(heads[k]);
-        free(want[k]);
+        free_all(tokens[k], back[k], heads[k], want[k]);
     }
-    free(scratch);
+    device_free(scratch);
 }
 
 static void test_round_trips(void **state) {
@@ -121,8 +111,7 @@ static void test_cuts(void **state) {
 }
 
 int main(int argc, char **argv) {
-    world = comm_start(&argc, &argv);
-    check_setup(comm_rank(world), all_agree);
+    ranks_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_cuts),
