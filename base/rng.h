@@ -21,9 +21,6 @@ typedef enum {
     RNG_TEST = 12,
 } RngPurpose;
 
-// The ten rounds. out may be counter.
-void philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
-
 // The 32 bits of one element: lane `element % 4` of counter (element / 4, purpose, position).
 // The counter's words: low 32 bits of element / 4; next 24 bits of it | purpose << 24; position.
 uint32_t rng_bits(uint64_t seed, RngPurpose purpose, uint64_t position, uint64_t element);
@@ -33,7 +30,7 @@ double rng_uniform(uint64_t seed, RngPurpose purpose, uint64_t position, uint64_
 
 // out[i] = the standard normal number of element first + i, by Box-Muller over the pairs (2k, 2k +
 // 1): u1 = (bits + 0.5) / 2^32, u2 alike, sqrt(-2 ln u1) * (cos, sin)(2 pi u2). Own polynomials in
-// float, so the bits do not depend on a maths library.
+// float (philox.h), so the bits do not depend on a maths library, nor on the backend.
 void rng_normal(float *out, int64_t count, uint64_t seed, RngPurpose purpose, uint64_t position,
                 uint64_t first);
 

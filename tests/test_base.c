@@ -3,6 +3,7 @@
 // `test_base die|check|arena|abort` die on purpose for tests/test_die.sh.
 // ranks: 1
 // precision: fp32 bf16
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "base/device.h"
 #include "base/die.h"
 #include "base/error.h"
+#include "base/philox.h"
 #include "base/rng.h"
 #include "tests/check.h"
 
@@ -58,7 +60,8 @@ static void test_elements_stand_alone(void **state) {
     check_that(u == (double)(joined >> 11) * 0x1p-53, "uniform %.17g", u);
 }
 
-// Moments of 2^20 normals, each within five standard errors, and formula against libm in double.
+// Moments of 2^20 normals, each within five standard errors, formula against libm in double, and
+// the bits: those of any compiler, processor and backend.
 static void test_normals(void **state) {
     (void)state;
     enum { N = 1 << 20 };
@@ -73,6 +76,8 @@ static void test_normals(void **state) {
         sums[2] += v * v * v;
         sums[3] += v * v * v * v;
     }
+    const uint64_t hash = hash_bytes(x, 65536 * (int64_t)sizeof(*x));
+    check_that(hash == 0x9cff35b50006a117, "normals hash to %016" PRIx64, hash);
     const double n = N;
     check_that(fabs(sums[0] / n) < 5 * sqrt(1 / n), "mean %g", sums[0] / n);
     check_that(fabs(sums[1] / n - 1) < 5 * sqrt(2 / n), "variance %g", sums[1] / n);
