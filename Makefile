@@ -46,7 +46,8 @@ BUILDS := $(PRECISIONS:%=build/$(if $(DEBUG),debug-)cpu-%)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all run test tests tests-safe tests-cuda emulator bench tidy format golden gpu-check clean
+.PHONY: all run test tests tests-safe tests-cuda emulator bench tidy format golden gpu-check \
+        gpu-programs clean
 
 all: $(BUILDS:%=%/kintoun) kintoun
 
@@ -181,6 +182,12 @@ run: all
 
 test: all tests tests-safe tests-cuda emulator bench
 	@sh tests/run.sh
+
+# What the check of a GPU runs.
+gpu-programs: all tests-cuda $(foreach b,$(BUILDS_CUDA),$(BENCHES:%=$(b)/%))
+
+gpu-check:
+	@bash tests/gpu/check.sh
 
 tidy:
 	@sh tests/tidy.sh

@@ -357,7 +357,7 @@ static int64_t arrange(TensorInfo *rows, int *order, const TensorData *tensors, 
 }
 
 bool safetensors_write(const char *path, const TensorData *tensors, int count, Error *error) {
-    TensorInfo *rows = malloc((size_t)(count + 1) * sizeof(*rows));
+    TensorInfo *rows = calloc((size_t)count + 1, sizeof(*rows));
     int *order = malloc((size_t)(count + 1) * sizeof(*order));
     CHECK(rows != NULL && order != NULL, "no memory for %d tensors", count);
     const int64_t data_bytes = arrange(rows, order, tensors, count);

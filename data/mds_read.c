@@ -102,14 +102,14 @@ static bool parse_column(MdsColumn *column, const json_t *name, const json_t *en
     char message[256];
     if (strncmp(column->encoding, "pkl", 3) == 0) {
         snprintf(message, sizeof(message),
-                 "column '%s' is pickled; reading it would run code: write it again as bytes, str, "
+                 "column '%.63s' is pickled; reading it would run code: write it again as bytes, str, "
                  "json or ndarray",
                  column->name);
         return bad(place, "column_encodings", message);
     }
     column->size = mds_encoding_size(column->encoding);
     if (column->size == -2) {
-        snprintf(message, sizeof(message), "column '%s' has the unknown encoding '%s'",
+        snprintf(message, sizeof(message), "column '%.63s' has the unknown encoding '%.63s'",
                  column->name, column->encoding);
         return bad(place, "column_encodings", message);
     }
@@ -117,7 +117,7 @@ static bool parse_column(MdsColumn *column, const json_t *name, const json_t *en
                           ? json_is_null(size)
                           : json_is_integer(size) && json_integer_value(size) == column->size;
     if (fits) return true;
-    snprintf(message, sizeof(message), "column '%s': not the size of its encoding '%s'",
+    snprintf(message, sizeof(message), "column '%.63s': not the size of its encoding '%.63s'",
              column->name, column->encoding);
     return bad(place, "column_sizes", message);
 }

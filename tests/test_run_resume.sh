@@ -23,10 +23,10 @@ wait_step() {
     done
 }
 
-# process NAME PROGRAM: the id of one process of that run: of a rank (kintoun) or of mpirun.
+# process NAME PROGRAM: the id of one process of that run: of a rank (kintoun) or of the launcher.
 process() {
     for file in $(grep -lsxz "run[.]dir=$work/$1" /proc/[0-9]*/cmdline); do
-        [ "$(cat "${file%cmdline}comm" 2>/dev/null)" = "$2" ] || continue
+        grep -qxE "$2" "${file%cmdline}comm" 2>/dev/null || continue
         file=${file#/proc/}
         echo "${file%/cmdline}"
         return
@@ -60,7 +60,7 @@ close killed whole 0
 
 started signalled 2 $slow
 wait_step signalled 6
-kill -USR1 "$(process signalled mpirun)"
+kill -USR1 "$(process signalled 'mpirun|prterun')"
 wait $pid
 status=$?
 [ $status -eq 75 ] || say "SIGUSR1: exit $status, want 75: $(tail -n 3 "$work/signalled.log")"

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in at most 8 minutes on one H100 or H200 (`make gpu-check`): builds,
+# runs every test of ops and modules against the goldens, a training run against the CPU's losses,
+# several ranks on the one GPU, the compute sanitizer, the benchmarks. A part that fails does not
+# stop the next. All that is said goes into one file, build/gpu/results.txt, worth committing as
+# tests/gpu/RESULTS.md once it is read.
+#   tests/gpu/check.sh [PART]...      without a name: all parts, in this order
+# PYTHON: a Python with PyTorch, for the comparison. SECONDS_MAX: of the whole visit (480).
+cd "$(dirname "$0")/../.." || exit 1
+. launch/local.sh
+python=${PYTHON:-python3} limit=${SECONDS_MAX:-480}
+out=build/gpu
+mkdir -p $out
+results=$out/results.txt
+: >$results
+failed=
+
+# left SHARE: seconds that a part may take: SHARE, but never more than what is left.
+left() {
+    rest=$((limit - SECONDS))
+    echo $((rest < $1 ? (rest > 1 ? rest : 1) : $1))
+}
+
+# step NAME SECONDS COMMAND...: its log in build/gpu/NAME.log, its verdict and end in the results.
+step() {
+    name=$1 seconds=$(left "$2") begin=$SECONDS
+    shift 2
+    timeout -k 5 "$seconds" "$@" >$out/$name.log 2>&1 </dev/null
+    status=$?
+    verdict=ok
+    [ $status -eq 0 ] || { verdict="FAILED ($status)" && failed="$failed $name"; }
+    { echo "## $name: $verdict, $((SECONDS - begin)) s: $*"; tail -n "${lines:-12}" $out/$name.log
+      echo; } | tee -a $results
+}
+
+part_machine() {
+    lines=40 step machine 20 sh -c 'date; nvidia-smi; uname -sr; nvcc --version | tail -n 2
+        sh launch/find-cuda 2>&1; python3 -c "import torch; print(torch.__version__)"
+        git log --oneline | head -n 1'
+}
+
+# Only what this GPU and the tests need: one architecture.
+part_build() {
+    arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+    ARCHS=$arch step build 150 make PYTHON="$python" gpu-programs
+}
+
+part_tests() {
+    lines=60 step tests 100 env BUILDS="cuda-fp32 cuda-bf16" sh tests/run.sh
+}
+
+# Whole runs on one GPU: the CPU's losses, layouts, checkpoints that any number of ranks restores.
+part_runs() {
+    lines=30 step runs 90 env KINTOUN_BUILD=build/cuda-fp32 sh tests/test_run_device.sh
+}
+
+part_sanitizer() {
+    command -v compute-sanitizer >/dev/null || {
+        echo "## sanitizer: not here, skipped" | tee -a $results
+        return
+    }
+    for test in norm qk_norm_rope pointwise flow product attention; do
+        lines=4 step memcheck_$test 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
+            build/cuda-fp32/tests/test_$test
+    done
+    lines=4 step racecheck_norm 20 compute-sanitizer --tool racecheck --error-exitcode 9 \
+        build/cuda-fp32/tests/test_norm
+}
+
+# Goku-2B's width, then 8B's, at 288p, 480p and 720p pack lengths from 8k to 64k tokens.
+part_bench() {
+    for precision in bf16; do
+        lines=30 step memory_bound 20 build/cuda-$precision/bench/memory_bound
+        lines=30 step products 20 build/cuda-$precision/bench/products
+        lines=30 step attention 20 build/cuda-$precision/bench/attention
+        for size in '1792 28 4 8064 14' '1792 28 4 34560 2' '1792 28 2 64800 1' \
+            '3072 48 2 8064 14' '3072 48 2 34560 1' '3072 48 1 64800 1'; do
+            lines=2 step "step_$(echo $size | tr ' ' _)" 30 \
+                build/cuda-$precision/bench/step $size 128 7 989
+        done
+    done
+}
+
+part_compare() {
+    lines=40 step compare 150 "$python" bench/compare_torch.py --device cuda --rounds 2
+}
+
+for part in ${*:-machine build tests runs sanitizer bench compare}; do
+    case $part in
+    machine | build | tests | runs | sanitizer | bench | compare) part_$part ;;
+    *) echo "no part is called $part" && exit 2 ;;
+    esac
+done
+echo "${failed:+failed:$failed; }$SECONDS s, results in $results" | tee -a $results
+[ -z "$failed" ]
