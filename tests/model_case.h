@@ -10,7 +10,7 @@
 #include "base/vector.h"
 #include "model/model.h"
 #include "parallel/ulysses.h"
-#include "tests/check.h"
+#include "tests/ranks.h"
 
 enum { CASE_SEED = 1 };
 
@@ -28,6 +28,22 @@ static inline void *case_room(int64_t bytes) {
     void *memory = calloc(1, (size_t)max_i64(bytes, 1));
     CHECK(memory != NULL, "no memory for %lld bytes", (long long)bytes);
     return memory;
+}
+
+// What the device has there, malloc'd.
+static inline void *case_copy(const void *device, int64_t bytes) {
+    void *memory = case_room(bytes);
+    device_copy(memory, device, bytes, NULL);
+    stream_wait(NULL);
+    return memory;
+}
+
+// NaN everywhere, so that what is read before it is written shows.
+static inline void case_spoil(void *device, int64_t bytes) {
+    void *memory = case_room(bytes);
+    memset(memory, 0xff, (size_t)bytes);
+    device_copy(device, memory, bytes, NULL);
+    free(memory);
 }
 
 // Initial weights; rows that start at zero or one get up to 0.1 more or less, so that nothing is
@@ -86,12 +102,15 @@ static inline void case_close(ModelCase *c) {
     mesh_free(&c->mesh);
 }
 
-// Rows [first, first + rows) of a matrix of normal numbers, `cols` wide.
+// Rows [first, first + rows) of a matrix of normal numbers, `cols` wide, on the device.
 static inline void case_normals(real *out, uint64_t stream, int64_t first, int64_t rows,
                                 int64_t cols) {
     float *values = case_room(rows * cols * (int64_t)sizeof(float));
+    real *rounded = case_room(rows * cols * (int64_t)sizeof(real));
     rng_normal(values, rows * cols, CASE_SEED, RNG_TEST, stream, (uint64_t)(first * cols));
-    for (int64_t i = 0; i < rows * cols; i++) out[i] = to_real(values[i]);
+    for (int64_t i = 0; i < rows * cols; i++) rounded[i] = to_real(values[i]);
+    device_copy(out, rounded, rows * cols * (int64_t)sizeof(real), NULL);
+    free(rounded);
     free(values);
 }
 
@@ -104,7 +123,9 @@ static inline void case_fill(ModelCase *c) {
     case_normals(m->text, 2, b->text_first, b->X, m->config.text_width);
     case_normals(m->dout, 3, b->first, b->T, E);
     for (int64_t s = 0; s < b->S; s++) {
-        m->time[s] = (float)rng_uniform(CASE_SEED, RNG_TEST, 4, (uint64_t)(b->segment_first + s));
+        const uint64_t segment = (uint64_t)(b->segment_first + s);
+        const float time = (float)rng_uniform(CASE_SEED, RNG_TEST, 4, segment);
+        device_copy(m->time + s, &time, sizeof(time), NULL);
     }
 }
 

@@ -2,6 +2,7 @@
 // 2e-5 for every tensor; and parameter counts of the published sizes. As `test_goku FILE` it
 // compares what `kintoun forward` wrote of tests/golden/goku_tiny (tests/test_forward.sh).
 // ranks: 1
+// backends: all
 #include <math.h>
 #include <stdio.h>
 
@@ -89,33 +90,38 @@ static void golden_free(Golden *g) {
     safetensors_close(&g->file);
 }
 
+static float *shared(int64_t count) {
+    return device_allocate_shared("test", count * (int64_t)sizeof(float));
+}
+
 // Forward, loss, backward. Returns the loss.
 static double run(ModelCase *c, const Golden *g) {
     Model *m = &c->model;
     const PackBind *b = &c->bind;
     const int64_t E = model_token_elements(&m->config), width = m->config.text_width;
-    float *target = case_room(b->T * E * 4), *rows = case_room(b->T * E * 4);
+    float *target = shared(b->T * E), *rows = shared(b->T * E), *text = shared(b->X * width);
+    float *weights = shared(8);
+    double *losses = device_allocate_shared("losses", 8 * (int64_t)sizeof(double)), loss = 0;
     for (int64_t n = 0; n < g->count; n++) {
         const int64_t at = b->token_start[n], T = b->token_start[n + 1] - at;
         const PatchSize patch = model_patch(&m->config);
         patchify(rows + at * E, g->latent[n], g->segments[n].shape, patch, 0, T);
         patchify(target + at * E, g->target[n], g->segments[n].shape, patch, 0, T);
-        vector_round(m->text + b->text_start[n] * width, REAL_TYPE, g->text[n],
-                     g->segments[n].text * width, NULL);
-        m->time[n] = g->time[n][0];
+        memcpy(text + b->text_start[n] * width, g->text[n],
+               (size_t)(g->segments[n].text * width) * sizeof(float));
+        device_copy(m->time + n, g->time[n], sizeof(float), NULL);
+        weights[n] = 1.0f / (float)(b->T * E);
     }
     vector_round(m->patches, REAL_TYPE, rows, b->T * E, NULL);
-    double losses[8] = {0}, loss = 0;
-    float weights[8];
-    for (int64_t n = 0; n < g->count; n++) weights[n] = 1.0f / (float)(b->T * E);
+    vector_round(m->text, REAL_TYPE, text, b->X * width, NULL);
     fsdp_begin_step(c->fsdp, 1);
     model_forward(m, c->fsdp, b, NULL);
     flow_loss(losses, m->dout, m->out, target, weights, b->segment, b->T, E, b->S, NULL);
     model_backward(m, c->fsdp, b, 0, NULL);
     fsdp_end_step(c->fsdp);
+    stream_wait(NULL);
     for (int64_t n = 0; n < g->count; n++) loss += losses[n] / (double)(b->T * E);
-    free(target);
-    free(rows);
+    free_all(target, rows, text, weights, losses);
     return loss;
 }
 
@@ -169,10 +175,16 @@ static void test_demo_agrees_with_the_twin(void **state) {
     const TensorInfo *info;
     float *want = tensor_of(&g.file, &info, "%s", "loss");
     check_close("loss", &loss, want, 1, TOLERANCE);
-    for (int r = 0; r < c->model.params.count; r++) {
-        const Param *row = &c->model.params.rows[r];
-        check_gradient(&g, row, fsdp_gradient(c->fsdp, row->unit) + row->offset);
+    int64_t count;
+    float *const gradients = case_gradients(c, &count), *gradient = gradients;
+    const ParamTable *table = &c->model.params;
+    for (int unit = 0; unit < table->units; unit++) {
+        for (int r = param_unit_first(table, unit); r < param_unit_first(table, unit + 1); r++) {
+            check_gradient(&g, &table->rows[r], gradient + table->rows[r].offset);
+        }
+        gradient += table->unit_elements[unit];
     }
+    free(gradients);
     free(want);
     case_close(c);
     free(c);

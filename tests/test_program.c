@@ -3,6 +3,7 @@
 // slopes; values used several times; a pack split over ranks gives the same numbers to rounding;
 // the traffic of a step is what `plan` says.
 // ranks: 1 2 3
+// backends: all
 // precision: fp32 bf16
 #include "model/record.h"
 #include "tests/model_case.h"
@@ -47,14 +48,13 @@ static void result_free(Result *r) {
 static Result run(ModelCase *c) {
     Model *m = &c->model;
     case_fill(c);
-    memset(m->kept, 0xff, (size_t)m->bytes.kept);
-    memset(m->work, 0xff, (size_t)m->bytes.work);
+    case_spoil(m->kept, m->bytes.kept);
+    case_spoil(m->work, m->bytes.work);
     fsdp_begin_step(c->fsdp, 1);
     model_forward(m, c->fsdp, &c->bind, NULL);
     Result r = {.outputs = c->bind.T * model_token_elements(&config)};
-    r.out = case_room(r.outputs * (int64_t)sizeof(real));
-    memcpy(r.out, m->out, (size_t)r.outputs * sizeof(real));
-    memset(m->work, 0xff, (size_t)m->bytes.work);
+    r.out = case_copy(m->out, r.outputs * (int64_t)sizeof(real));
+    case_spoil(m->work, m->bytes.work);
     model_backward(m, c->fsdp, &c->bind, 0, NULL);
     fsdp_end_step(c->fsdp);
     r.gradients = case_gradients(c, &r.count);
@@ -170,7 +170,7 @@ static void test_split_pack_agrees(void **state) {
     float *want = floats_of(whole.out + first * E, part.outputs);
     check_close_real("output", part.out, want, part.outputs, tolerance);
     check_rows(part.gradients, whole.gradients, tolerance);
-    free(want);
+    device_free(want);
     result_free(&whole);
     result_free(&part);
 }
@@ -180,16 +180,29 @@ static double loss(ModelCase *c) {
     Model *m = &c->model;
     fsdp_invalidate(c->fsdp);
     model_forward(m, c->fsdp, &c->bind, NULL);
-    return weighted_sum(m->out, m->dout, c->bind.T * model_token_elements(&config));
+    const int64_t n = c->bind.T * model_token_elements(&config);
+    real *out = case_copy(m->out, n * (int64_t)sizeof(real));
+    real *dout = case_copy(m->dout, n * (int64_t)sizeof(real));
+    const double sum = weighted_sum(out, dout, n);
+    free(out);
+    free(dout);
+    return sum;
+}
+
+// Puts `value` into a master weight.
+static double loss_at(ModelCase *c, float *weight, float value) {
+    device_copy(weight, &value, sizeof(value), NULL);
+    return loss(c);
 }
 
 static double slope(ModelCase *c, float *weight) {
-    const float step = 1e-2f, before = *weight;
-    *weight = before + step;
-    const double above = loss(c);
-    *weight = before - step;
-    const double below = loss(c);
-    *weight = before;
+    const float step = 1e-2f;
+    float before;
+    device_copy(&before, weight, sizeof(before), NULL);
+    stream_wait(NULL);
+    const double above = loss_at(c, weight, before + step);
+    const double below = loss_at(c, weight, before - step);
+    device_copy(weight, &before, sizeof(before), NULL);
     return (above - below) / (2 * (double)step);
 }
 
@@ -275,14 +288,14 @@ static void shared_open(Shared *s, Recompute recompute) {
     float *start = floats_new(elements);
     param_init(start, &s->params, 0, 0, elements, CASE_SEED);
     s->weights = reals_of(start, elements);
-    free(start);
+    device_free(start);
     s->values[0] = reals_random(n, 11, 0, 1);
     s->values[1] = reals_random(s->S * SHARED_WIDTH, 12, 0, 1);
     s->values[2] = reals_new(n);
     s->dvalues = reals_new(n);
     s->dcond = floats_new(s->S * SHARED_WIDTH);
     s->gradient = floats_new(elements);
-    s->memory = case_room(s->p.plan.kept_bytes + s->p.plan.work_bytes);
+    s->memory = device_allocate("memory", s->p.plan.kept_bytes + s->p.plan.work_bytes);
     s->run = (ProgramRun){.bind = &s->bind,
                           .weights = s->weights,
                           .gradient = s->gradient,
@@ -298,20 +311,17 @@ static void shared_open(Shared *s, Recompute recompute) {
 static void shared_close(Shared *s) {
     param_free(&s->params);
     pack_free(&s->bind);
-    for (int i = 0; i < 3; i++) free(s->values[i]);
-    free(s->weights);
-    free(s->dvalues);
-    free(s->dcond);
-    free(s->gradient);
-    free(s->memory);
+    free_all(s->values[0], s->values[1], s->values[2], s->weights, s->dvalues, s->dcond);
+    free_all(s->gradient, s->memory);
 }
 
 static double shared_loss(void *context) {
     Shared *s = context;
     real *weight = reals_random(s->T * SHARED_WIDTH, 13, 0, 1);
     program_forward(&s->p, &s->run, NULL);
+    stream_wait(NULL);
     const double sum = weighted_sum(s->values[2], weight, s->T * SHARED_WIDTH);
-    free(weight);
+    device_free(weight);
     return sum;
 }
 
@@ -323,8 +333,9 @@ static void test_values_used_several_times(void **state) {
         const int64_t n = s.T * SHARED_WIDTH;
         real *weight = reals_random(n, 13, 0, 1);
         program_forward(&s.p, &s.run, NULL);
-        memcpy(s.dvalues, weight, (size_t)n * sizeof(real));
+        device_copy(s.dvalues, weight, n * (int64_t)sizeof(real), NULL);
         program_backward(&s.p, &s.run, NULL);
+        stream_wait(NULL);
         float *dx = floats_of(s.dvalues, n);
         if (REAL_TYPE == TYPE_F32) {
             check_slopes("dx", s.values[0], dx, n, shared_loss, &s);
@@ -334,8 +345,7 @@ static void test_values_used_several_times(void **state) {
         } else {
             check_that(isfinite(weighted_sum(s.dvalues, weight, n)), "dx");
         }
-        free(dx);
-        free(weight);
+        free_all(dx, weight);
         shared_close(&s);
     }
 }

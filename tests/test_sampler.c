@@ -1,6 +1,7 @@
 // Sampling: the same bits however packs are spread over data ranks; the same numbers to rounding
 // where ranks split a pack; guidance is linear; what does not fit is refused.
 // ranks: 1 2 3 4
+// backends: all
 #include "tests/model_case.h"
 #include "train/sampler.h"
 
