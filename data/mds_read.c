@@ -101,10 +101,11 @@ static bool parse_column(MdsColumn *column, const json_t *name, const json_t *en
     snprintf(column->encoding, MDS_NAME_MAX, "%s", json_string_value(encoding));
     char message[256];
     if (strncmp(column->encoding, "pkl", 3) == 0) {
-        snprintf(message, sizeof(message),
-                 "column '%.63s' is pickled; reading it would run code: write it again as bytes, str, "
-                 "json or ndarray",
-                 column->name);
+        snprintf(
+            message, sizeof(message),
+            "column '%.63s' is pickled; reading it would run code: write it again as bytes, str, "
+            "json or ndarray",
+            column->name);
         return bad(place, "column_encodings", message);
     }
     column->size = mds_encoding_size(column->encoding);
