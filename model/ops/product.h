@@ -37,4 +37,8 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
 // the largest.
 int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows);
 
+// FLOP/s of one plain library call out [T, N] = x [T, K] w [N, K]^T, the best of a few: what
+// benchmarks compare with.
+double linear_plain_flops(int64_t T, int64_t N, int64_t K);
+
 #endif

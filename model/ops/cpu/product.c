@@ -480,3 +480,7 @@ int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
     const int64_t bytes = make_plans(T_max, N, K, rows);
     return bytes + onednn_scratch_bytes();
 }
+
+double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
+    return 1e9 * onednn_plain_gflops(T, N, K);
+}
