@@ -14,9 +14,9 @@
 #include "base/files.h"
 #include "base/real.h"
 #include "base/safetensors.h"
-#include "checkpoint/agree.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/steps.h"
+#include "parallel/agree.h"
 
 enum { READ_AGAIN = 2 };
 

@@ -12,9 +12,9 @@
 #include "base/die.h"
 #include "base/files.h"
 #include "base/real.h"
-#include "checkpoint/agree.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/steps.h"
+#include "parallel/agree.h"
 
 enum { GENERATION_TEXT = 17 };  // 16 digits and a newline.
 

@@ -13,7 +13,7 @@
 #include "base/files.h"
 #include "base/real.h"
 #include "base/safetensors.h"
-#include "checkpoint/agree.h"
+#include "parallel/agree.h"
 
 enum {
     FILES_MAX = 1000,

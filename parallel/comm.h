@@ -1,5 +1,6 @@
-// Communicators: every collective of the program goes through one of these. Data collectives are
-// ordered on a stream (on the CPU backend: done when they return). Each collective counts itself;
+// Communicators: every collective of the program goes through one of these. Facts and results on
+// the host go by MPI and are there on return. Data goes by the backend's transport (NCCL on CUDA)
+// in the order of a stream (on the CPU backend: done on return). Each collective counts itself;
 // with COMM_CHECK=1 in the environment every call first compares (counter, operation, size) over
 // the ranks and dies naming the odd one out. Sums over ranks exist for integers only: their result
 // has no order.
@@ -10,12 +11,19 @@
 #include <stdint.h>
 
 #include "base/device.h"
+#include "base/error.h"
 
 typedef struct Comm Comm;
 
 // Starts MPI and returns the world, named "world"; sets up die.h so that a death ends the whole
 // job.
 Comm *comm_start(int *argc, char ***argv);
+
+// Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
+// False on all ranks, with the reason of the first that failed, where one of them finds none, or
+// where ranks of a node would meet on one GPU and `share` does not let them take turns. Collective
+// over the world.
+bool comm_device_start(Comm *world, bool share, Error *error);
 
 // Ends MPI. Collective over all ranks; frees the world.
 void comm_stop(Comm *world);
@@ -25,7 +33,7 @@ int comm_size(const Comm *comm);
 const char *comm_name(const Comm *comm);
 int64_t comm_collectives(const Comm *comm);  // Calls so far.
 int64_t comm_bytes(const Comm *comm);        // Bytes this rank has sent so far.
-double comm_seconds(const Comm *comm);       // Time this rank has spent in calls so far.
+double comm_seconds(const Comm *comm);       // Of the host, in calls so far; on CUDA their launch.
 
 // The ranks that give the same color, ordered by key, as a new communicator. Collective over
 // `comm`.
@@ -35,13 +43,17 @@ Comm *comm_split(Comm *comm, int color, int key, const char *name);
 Comm *comm_split_node(Comm *comm, const char *name);
 void comm_free(Comm *comm);
 
+// Opens the transport that the data collectives of `comm` need. Dies, naming comm and rank, when it
+// is not there in time. Collective over `comm`, after comm_device_start.
+void comm_connect(Comm *comm);
+
 // All below: collective over `comm`. Offsets and counts in bytes; sizes may pass 2^31; 0 is legal.
 void comm_barrier(Comm *comm);
 
 // On host memory, done on return: for facts and results.
 void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream stream);
 
-// The data collectives, on device memory, in the order of `stream`.
+// The data collectives, on device memory, in the order of `stream`. comm_connect comes first.
 //
 // out [size][bytes] = every rank's `bytes` bytes at `in`, in rank order.
 void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Stream stream);

@@ -110,6 +110,9 @@ void mesh_init(Mesh *mesh, Comm *world, const MeshConfig *config) {
     mesh->sequence = comm_split(world, mesh->data_index, mesh->rank, "sequence");
     mesh->shard = comm_split(world, mesh->replica_index, mesh->rank, "shard");
     mesh->replica = comm_split(world, mesh->shard_index, mesh->rank, "replica");
+    comm_connect(mesh->sequence);
+    comm_connect(mesh->shard);
+    comm_connect(mesh->replica);
 }
 
 void mesh_free(Mesh *mesh) {

@@ -37,8 +37,8 @@ void mesh_check(const MeshConfig *config, int ranks, const int *packs, int stage
 // Fills the numbers and leaves the communicators NULL: what planning needs. Local.
 void mesh_shape(Mesh *mesh, const MeshConfig *config, int rank, int ranks);
 
-// mesh_shape and the communicators. The layout must have passed mesh_check. Collective over
-// `world`.
+// mesh_shape and the communicators, connected. The layout must have passed mesh_check. Collective
+// over `world`.
 void mesh_init(Mesh *mesh, Comm *world, const MeshConfig *config);
 void mesh_free(Mesh *mesh);
 

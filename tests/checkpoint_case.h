@@ -11,7 +11,6 @@
 #include "checkpoint/save.h"
 
 static const char CASE_CONFIG[] = "{\"_class_name\": \"GokuTransformer3DModel\"}\n";
-
 #define CASE_RECIPE "{\"lr\": \"1e-4\", \"packs\": \"8\"}"
 
 // Step is all that differs between the states of two steps.
@@ -53,8 +52,8 @@ typedef struct {
 
 static inline void case_slice_bounds(const Case *c, int unit, int64_t *begin, int64_t *end) {
     const int index = comm_rank(c->shards.shard), size = comm_size(c->shards.shard);
-    const int64_t elements = c->table.unit_elements[unit];
-    *begin = slice_cut(elements, index, size), *end = slice_cut(elements, index + 1, size);
+    *begin = slice_cut(c->table.unit_elements[unit], index, size);
+    *end = slice_cut(c->table.unit_elements[unit], index + 1, size);
 }
 
 // What element `e` of a unit's buffer must be; 0 in the gaps.
@@ -71,12 +70,13 @@ static inline float case_element(const Case *c, int class, int unit, int64_t e, 
 
 // Shard groups of `shards` consecutive ranks of `world`, which stays the caller's.
 static inline Case case_start(Comm *world, int shards, bool large) {
-    Case c = {.table = case_table(large)};
-    c.shards.world = world;
     const int rank = comm_rank(world);
-    c.shards.window_bytes = large ? CHECKPOINT_BLOCK : 0;  // Many rounds.
+    Case c = {.table = case_table(large),
+              .shards = {.world = world, .window_bytes = large ? CHECKPOINT_BLOCK : 0}};
     c.shards.shard = comm_split(world, rank / shards, rank, "shard");
     c.shards.replica = comm_split(world, rank % shards, rank, "replica");
+    comm_connect(c.shards.shard);
+    comm_connect(c.shards.replica);
     for (int k = 0; k < CLASS_COUNT; k++) {
         c.slice[k] = calloc((size_t)c.table.units, sizeof(float *));
         CHECK(c.slice[k] != NULL, "no memory");

@@ -2,6 +2,7 @@
 #ifndef TESTS_RANKS_H
 #define TESTS_RANKS_H
 
+#include "base/die.h"
 #include "parallel/comm.h"
 #include "tests/check.h"
 
@@ -13,12 +14,15 @@ static inline bool all_agree(bool mine) {
     return all == 1;
 }
 
-// Starts MPI and takes the device; from now on every check_* is collective. All ranks of a test run
-// on one machine.
+// Starts MPI, takes the device, which ranks may share, and connects the world for data; from now on
+// every check_* is collective. All ranks of a test run on one machine.
 static inline void ranks_start(int *argc, char ***argv) {
     world = comm_start(argc, argv);
     check_setup(comm_rank(world), all_agree);
     check_device(comm_rank(world));
+    Error error;
+    CHECK(comm_device_start(world, true, &error), "%s", error.text);
+    comm_connect(world);
 }
 
 #endif

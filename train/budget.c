@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/die.h"
 #include "base/files.h"
-#include "checkpoint/agree.h"
+#include "parallel/agree.h"
 #include "train/trainer.h"
 
 // The share of the budget that steps get; pictures, checkpoints and start-up take the rest.

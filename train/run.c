@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/die.h"
 #include "base/files.h"
-#include "checkpoint/agree.h"
+#include "parallel/agree.h"
 #include "train/budget.h"
 #include "train/ceiling.h"
 #include "train/grid.h"

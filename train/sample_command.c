@@ -8,7 +8,7 @@
 #include "base/die.h"
 #include "base/safetensors.h"
 #include "base/setting_value.h"
-#include "checkpoint/agree.h"
+#include "parallel/agree.h"
 #include "train/commands.h"
 #include "train/grid.h"
 #include "train/model_folder.h"

@@ -7,11 +7,11 @@
 
 #include "base/die.h"
 #include "base/files.h"
-#include "checkpoint/agree.h"
 #include "checkpoint/restore.h"
 #include "checkpoint/save.h"
 #include "checkpoint/steps.h"
 #include "checkpoint/weights.h"
+#include "parallel/agree.h"
 #include "train/grid.h"
 
 // What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.

@@ -1,4 +1,4 @@
-#include "checkpoint/agree.h"
+#include "parallel/agree.h"
 
 #include <inttypes.h>
 #include <stdio.h>

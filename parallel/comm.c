@@ -1,10 +1,8 @@
-// Communicators over MPI. Data moves in messages of at most CHUNK_BYTES, so no count comes near
-// MPI's int, and all peers are served at once: with ranks in one machine this is as fast as Open
-// MPI's own all-gather, which has no counts beyond 2^31 either.
+// Communicators: MPI starts them and carries what lies on the host, in pieces of at most
+// CHUNK_BYTES, so that no count comes near its int; a transport moves the data.
 #include "parallel/comm.h"
 
 #include <inttypes.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,23 +10,9 @@
 #include "base/checksum.h"
 #include "base/die.h"
 #include "base/real.h"
+#include "parallel/transport.h"
 
-enum {
-    NAME_MAX_BYTES = 32,
-    CHUNK_BYTES = 1 << 24,
-    TAG = 1,
-};
-
-struct Comm {
-    char name[NAME_MAX_BYTES];
-    MPI_Comm mpi;
-    int rank, size;
-    bool check;  // COMM_CHECK=1.
-    int64_t collectives, bytes;
-    double seconds;
-    MPI_Request *requests;  // [2 * size]
-    int64_t *offsets;       // [size + 1] For comm_all_gather.
-};
+enum { CHUNK_BYTES = 1 << 24 };
 
 // What every rank must give alike in one call, for COMM_CHECK.
 typedef struct {
@@ -38,7 +22,7 @@ typedef struct {
     int64_t detail;  // The root of a broadcast.
 } Call;
 
-static void mpi_check(const Comm *comm, const char *call, int status) {
+void comm_check_mpi(const Comm *comm, const char *call, int status) {
     if (status == MPI_SUCCESS) return;
     char reason[MPI_MAX_ERROR_STRING] = "?";
     int length = 0;
@@ -46,25 +30,24 @@ static void mpi_check(const Comm *comm, const char *call, int status) {
     DIE("%s #%" PRId64 ": %s: %s", comm->name, comm->collectives, call, reason);
 }
 
-#define MPI_CHECK(comm, call) mpi_check(comm, #call, call)
-
 static void abort_job(int status) {
+    transport_abort();
     MPI_Abort(MPI_COMM_WORLD, status);
 }
 
 // Takes over `mpi`.
-static Comm *comm_wrap(MPI_Comm mpi, const char *name, bool check) {
+static Comm *comm_wrap(MPI_Comm mpi, const char *name, bool check, bool shared) {
     Comm *comm = calloc(1, sizeof(*comm));
     CHECK(comm != NULL, "%s: no memory", name);
     snprintf(comm->name, sizeof(comm->name), "%s", name);
     comm->mpi = mpi;
     comm->check = check;
+    comm->shared = shared;
     MPI_CHECK(comm, MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(comm, MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(comm, MPI_Comm_size(mpi, &comm->size));
-    comm->requests = calloc(2 * (size_t)comm->size, sizeof(MPI_Request));
     comm->offsets = calloc((size_t)comm->size + 1, sizeof(*comm->offsets));
-    CHECK(comm->requests != NULL && comm->offsets != NULL, "%s: no memory", name);
+    CHECK(comm->offsets != NULL, "%s: no memory", name);
     return comm;
 }
 
@@ -76,7 +59,7 @@ Comm *comm_start(int *argc, char ***argv) {
     MPI_Comm mpi = MPI_COMM_NULL;
     MPI_Comm_dup(MPI_COMM_WORLD, &mpi);
     const char *check = getenv("COMM_CHECK");
-    Comm *world = comm_wrap(mpi, "world", check != NULL && strcmp(check, "1") == 0);
+    Comm *world = comm_wrap(mpi, "world", check != NULL && strcmp(check, "1") == 0, false);
     die_setup(world->rank, world->size, abort_job);
     return world;
 }
@@ -88,8 +71,8 @@ void comm_stop(Comm *world) {
 
 void comm_free(Comm *comm) {
     if (comm == NULL) return;
+    transport_close(comm->transport);
     MPI_CHECK(comm, MPI_Comm_free(&comm->mpi));
-    free(comm->requests);
     free(comm->offsets);
     free(comm);
 }
@@ -189,7 +172,7 @@ static Comm *split(Comm *comm, int color, int key, int type, const char *name) {
         MPI_CHECK(comm, MPI_Comm_split_type(comm->mpi, type, key, MPI_INFO_NULL, &mpi));
     }
     call_end(comm, start);
-    return comm_wrap(mpi, name, comm->check);
+    return comm_wrap(mpi, name, comm->check, comm->shared);
 }
 
 Comm *comm_split(Comm *comm, int color, int key, const char *name) {
@@ -218,65 +201,46 @@ void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream st
     call_end(comm, start);
 }
 
-// Bytes of part `peer` in message number `message`.
-static int chunk(const int64_t *offsets, int peer, int64_t message) {
-    const int64_t left = offsets[peer + 1] - offsets[peer] - message * CHUNK_BYTES;
-    return (int)max_i64(0, min_i64(left, CHUNK_BYTES));
-}
-
-// Every peer gets its part of `send` (or all get the part at send_offsets[rank] where `same`), and
-// `receive` takes the parts at receive_offsets. Messages of one pair match in order; a rank goes on
-// to message k + 1 when its k-th ones are done.
-static void exchange(Comm *comm, char *receive, const int64_t *receive_offsets, const char *send,
-                     const int64_t *send_offsets, bool same) {
-    for (int64_t message = 0;; message++) {
-        int posted = 0;
-        for (int step = 1; step < comm->size; step++) {
-            const int from = (comm->rank + comm->size - step) % comm->size;
-            const int count = chunk(receive_offsets, from, message);
-            if (count == 0) continue;
-            MPI_CHECK(comm,
-                      MPI_Irecv(receive + receive_offsets[from] + message * CHUNK_BYTES, count,
-                                MPI_BYTE, from, TAG, comm->mpi, &comm->requests[posted++]));
-        }
-        for (int step = 1; step < comm->size; step++) {
-            const int to = (comm->rank + step) % comm->size;
-            const int part = same ? comm->rank : to;
-            const int count = chunk(send_offsets, part, message);
-            if (count == 0) continue;
-            comm->bytes += count;
-            MPI_CHECK(comm, MPI_Isend(send + send_offsets[part] + message * CHUNK_BYTES, count,
-                                      MPI_BYTE, to, TAG, comm->mpi, &comm->requests[posted++]));
-        }
-        if (posted == 0) return;
-        MPI_CHECK(comm, MPI_Waitall(posted, comm->requests, MPI_STATUSES_IGNORE));
-    }
-}
-
-void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Stream stream) {
-    (void)stream;
-    const double start = call_begin(comm, "all_gather", bytes, 0);
-    for (int i = 0; i <= comm->size; i++) comm->offsets[i] = i * bytes;
-    char *mine = (char *)out + comm->offsets[comm->rank];
-    if (bytes > 0) memmove(mine, in, (size_t)bytes);
-    exchange(comm, out, comm->offsets, out, comm->offsets, true);
+void comm_connect(Comm *comm) {
+    const double start = call_begin(comm, "connect", 0, 0);
+    CHECK(comm->transport == NULL, "%s is already connected", comm->name);
+    comm->transport = transport_open(comm);
     call_end(comm, start);
 }
 
-static void check_offsets(const Comm *comm, const int64_t *offsets) {
+// Counts the bytes that go to others, and looks at what the collective is given.
+static void check_data(Comm *comm, const int64_t *offsets) {
+    CHECK(comm->transport != NULL, "%s #%" PRId64 ": data before comm_connect", comm->name,
+          comm->collectives);
     for (int i = 0; i < comm->size; i++) {
         CHECK(offsets[i] <= offsets[i + 1], "%s #%" PRId64 ": offset %d is %" PRId64 " > %" PRId64,
               comm->name, comm->collectives, i, offsets[i], offsets[i + 1]);
     }
 }
 
+// Every rank's part of `buffer` goes to all others.
+static void gather(Comm *comm, char *buffer, const int64_t *offsets, Stream stream) {
+    check_data(comm, offsets);
+    comm->bytes += (offsets[comm->rank + 1] - offsets[comm->rank]) * (comm->size - 1);
+    if (comm->size > 1) {
+        transport_all_gather_slices(comm->transport, buffer, offsets, stream);
+    }
+}
+
+void comm_all_gather(Comm *comm, void *out, const void *in, int64_t bytes, Stream stream) {
+    const double start = call_begin(comm, "all_gather", bytes, 0);
+    for (int i = 0; i <= comm->size; i++) comm->offsets[i] = i * bytes;
+    char *mine = (char *)out + comm->offsets[comm->rank];
+    if (in != mine) device_copy(mine, in, bytes, stream);
+    gather(comm, out, comm->offsets, stream);
+    call_end(comm, start);
+}
+
 void comm_all_gather_slices(Comm *comm, void *buffer, const int64_t *offsets, Stream stream) {
-    (void)stream;
     const int64_t checksum =
         comm->check ? crc32c(0, offsets, (comm->size + 1) * (int64_t)sizeof(*offsets)) : 0;
     const double start = call_begin(comm, "all_gather_slices", offsets[comm->size], checksum);
-    check_offsets(comm, offsets);
-    exchange(comm, buffer, offsets, buffer, offsets, true);
+    gather(comm, buffer, offsets, stream);
     call_end(comm, start);
 }
 
@@ -309,20 +273,21 @@ static void compare_counts(const Comm *comm, const int64_t *receive_offsets,
 
 void comm_all_to_all(Comm *comm, void *receive, const int64_t *receive_offsets, const void *send,
                      const int64_t *send_offsets, Stream stream) {
-    (void)stream;
     const double start = call_begin(comm, "all_to_all", 0, 0);
-    check_offsets(comm, receive_offsets);
-    check_offsets(comm, send_offsets);
+    const int rank = comm->rank;
+    check_data(comm, receive_offsets);
+    check_data(comm, send_offsets);
     if (comm->check) compare_counts(comm, receive_offsets, send_offsets);
-    const int64_t own = send_offsets[comm->rank + 1] - send_offsets[comm->rank];
-    CHECK(own == receive_offsets[comm->rank + 1] - receive_offsets[comm->rank],
-          "%s #%" PRId64 ": sends itself %" PRId64 " bytes and expects another number", comm->name,
-          comm->collectives, own);
-    if (own > 0) {
-        memcpy((char *)receive + receive_offsets[comm->rank],
-               (const char *)send + send_offsets[comm->rank], (size_t)own);
+    const int64_t own = send_offsets[rank + 1] - send_offsets[rank];
+    const int64_t taken = receive_offsets[rank + 1] - receive_offsets[rank];
+    CHECK(own == taken, "%s #%" PRId64 ": %" PRId64 " bytes from itself, %" PRId64 " to itself",
+          comm->name, comm->collectives, taken, own);
+    device_copy((char *)receive + receive_offsets[rank], (const char *)send + send_offsets[rank],
+                own, stream);
+    comm->bytes += send_offsets[comm->size] - send_offsets[0] - own;
+    if (comm->size > 1) {
+        transport_all_to_all(comm->transport, receive, receive_offsets, send, send_offsets, stream);
     }
-    exchange(comm, receive, receive_offsets, send, send_offsets, false);
     call_end(comm, start);
 }
 

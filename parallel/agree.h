@@ -1,6 +1,6 @@
-// What the ranks of a save or a restore decide together, so that none goes on alone.
-#ifndef CHECKPOINT_AGREE_H
-#define CHECKPOINT_AGREE_H
+// What ranks decide together, so that none goes on alone.
+#ifndef PARALLEL_AGREE_H
+#define PARALLEL_AGREE_H
 
 #include "base/error.h"
 #include "parallel/comm.h"

@@ -1,0 +1,58 @@
+// Which rank runs on which device: decided over each node, agreed over the world.
+#include <stdlib.h>
+
+#include "base/die.h"
+#include "parallel/agree.h"
+#include "parallel/transport.h"
+
+// How many ranks of the node run on each one's device: [size].
+static int *count_sharers(Comm *node) {
+    const int size = comm_size(node);
+    int64_t *devices = calloc((size_t)size, sizeof(*devices));
+    int *sharers = calloc((size_t)size, sizeof(*sharers));
+    CHECK(devices != NULL && sharers != NULL, "no memory for %d ranks", size);
+    devices[comm_rank(node)] = device_identity();
+    comm_all_reduce_sum(node, devices, size);
+    for (int i = 0; i < size; i++) {
+        for (int j = 0; j < size; j++) {
+            sharers[i] += i == j || (devices[i] >= 0 && devices[i] == devices[j]);
+        }
+    }
+    free(devices);
+    return sharers;
+}
+
+// Ranks that share one device count as one device together.
+static int count_devices(const int *sharers, int size) {
+    double devices = 0;
+    for (int i = 0; i < size; i++) devices += 1.0 / sharers[i];
+    return (int)(devices + 0.5);
+}
+
+static bool place(Comm *node, bool share, bool *shared, Error *error) {
+    const int size = comm_size(node);
+    int *sharers = count_sharers(node);
+    const int devices = count_devices(sharers, size);
+    device_shared_by(sharers[comm_rank(node)]);
+    free(sharers);
+    *shared = devices < size;
+    if (!*shared || share) return true;
+    return error_set(error,
+                     "%d ranks on this node but %d GPU%s; start at most %d rank%s per node, or set "
+                     "run.share_gpu=true",
+                     size, devices, devices == 1 ? "" : "s", devices, devices == 1 ? "" : "s");
+}
+
+bool comm_device_start(Comm *world, bool share, Error *error) {
+    Comm *node = comm_split_node(world, "node");
+    bool shared = false;
+    bool ok = agree(world, device_start(comm_rank(node), error), error);
+    if (ok) ok = agree(world, place(node, share, &shared, error), error);
+    int64_t any = shared, one_node = comm_size(node) == comm_size(world);
+    comm_free(node);
+    if (!ok) return false;
+    comm_all_reduce_max(world, &any, 1);
+    world->shared = any;
+    transport_prepare(world, one_node);
+    return true;
+}
