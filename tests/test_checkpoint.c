@@ -14,8 +14,8 @@
 #include "checkpoint/steps.h"
 #include "checkpoint/weights.h"
 #include "parallel/comm.h"
-#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
+#include "tests/ranks.h"
 
 static bool exists(const char *run, const char *name) {
     char path[PATH_BYTES_MAX];

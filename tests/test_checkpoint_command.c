@@ -8,8 +8,8 @@
 #include "checkpoint/command.h"
 #include "checkpoint/steps.h"
 #include "parallel/comm.h"
-#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
+#include "tests/ranks.h"
 
 typedef struct {
     int status;

@@ -9,8 +9,8 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/steps.h"
 #include "parallel/comm.h"
-#include "tests/ranks.h"
 #include "tests/checkpoint_case.h"
+#include "tests/ranks.h"
 
 enum { CORRUPTIONS = 800, FILES_MAX = 64 };
 
