@@ -193,7 +193,7 @@ tidy:
 	@sh tests/tidy.sh
 
 format:
-	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
+	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
 
 golden:
 	@for script in tests/golden/*.py; do echo "$$script" && $(PYTHON) "$$script" || exit 1; done

@@ -7,7 +7,7 @@ cd "${1:-$(dirname "$0")/..}" || exit 1
 list=$(find . \( -name .git -o -name build -o -name runs -o -name datasets \) -prune \
     -o -type f -print | sed 's,^\./,,' | sort)
 only() { echo "$list" | grep -E "$1"; }
-code=$(only '\.(c|h|cu|cuh)$')
+code=$(only '\.(c|h|cu|cuh|cpp)$')
 
 problems=$(
     echo "$list" | awk '/[^A-Za-z0-9._\/+-]/ { print $0 ": only letters, digits, ._+- in names" }'
@@ -41,7 +41,7 @@ problems=$(
             complain(folder "/ may not include " part[2] "/, only: " may[folder])
     }
     /^#include </ {
-        if ($2 ~ /<(mpi|nccl)\.h>/ && folder != "parallel")
+        if ($2 ~ /<(mpi|nccl)\.h>/ && folder != "parallel" && FILENAME !~ /^tests\/emulator\//)
             complain($2 " belongs to parallel/ alone")
         if ($2 ~ /<(cuda|cublas|cudnn|nvrtc)/ && FILENAME !~ /\/cuda\//)
             complain($2 " belongs to folders called cuda alone")
@@ -75,7 +75,7 @@ problems=$(
     scripts=$(only '\.(sh|sbatch|py)$|^launch/[a-z]*$|^Makefile$|^\.ci/')
     awk 'length > 100 { print FILENAME ":" FNR ": " length " columns, 100 at most" }
         FNR == 601 { print FILENAME ": more than 600 lines" }' $scripts /dev/null
-    text=$(only '\.(c|h|cu|cuh|sh|sbatch|py|md|yaml)$|^launch/|Makefile$|^\.ci/')
+    text=$(only '\.(c|h|cu|cuh|cpp|sh|sbatch|py|md|yaml)$|^launch/|Makefile$|^\.ci/')
     LC_ALL=C grep -nE '[^ -~	]' $text /dev/null | sed 's/\([^:]*:[^:]*\):.*/\1: not ASCII/'
     grep -nE '/(work|root|home)/|https?://[^ ]*:[0-9]' $text /dev/null |
         sed 's/\([^:]*:[^:]*\):.*/\1: a path or host of one machine/'
