@@ -1,31 +1,17 @@
-// ExactSum (vector.h): sums without an order, after the long accumulator of U. Kulisch.
+#include "base/exact.h"
+
 #include <math.h>
 #include <stdbool.h>
 
 #include "base/vector.h"
 
-enum { LOWEST_BIT = -640, LIMB_BITS = 32 };
-
 void exact_add(ExactSum *sum, double term) {
-    if (!(term >= 0.0 && term < 0x1p600)) {
+    const ExactTerm t = exact_term(term);
+    if (t.limb < 0) {
         sum->bad++;
         return;
     }
-    int exponent = 0;
-    const double fraction = frexp(term, &exponent);     // In [0.5, 1), or 0.
-    uint64_t mantissa = (uint64_t)ldexp(fraction, 53);  // term = mantissa * 2^(exponent - 53).
-    int bit = exponent - 53 - LOWEST_BIT;
-    if (bit < 0) {
-        mantissa = bit > -64 ? mantissa >> -bit : 0;
-        bit = 0;
-    }
-    const int limb = bit / LIMB_BITS, shift = bit % LIMB_BITS;
-    // The mantissa's 53 bits, moved by up to 31, touch three limbs.
-    const uint64_t low = (mantissa & 0xffffffffu) << shift;
-    const uint64_t high = (mantissa >> 32) << shift;
-    sum->limb[limb] += (int64_t)(low & 0xffffffffu);
-    sum->limb[limb + 1] += (int64_t)((low >> 32) + (high & 0xffffffffu));
-    sum->limb[limb + 2] += (int64_t)(high >> 32);
+    for (int i = 0; i < 3; i++) sum->limb[t.limb + i] += (int64_t)t.digit[i];
 }
 
 double exact_value(const ExactSum *sum) {
@@ -50,5 +36,5 @@ double exact_value(const ExactSum *sum) {
     bool rest = (last << shift & 0xffffffffu) != 0;
     for (int i = 0; i + 2 < top; i++) rest = rest || digit[i] != 0;
     if (rest) bits |= 1;
-    return ldexp((double)bits, LIMB_BITS * (top - 1) - shift + LOWEST_BIT);
+    return ldexp((double)bits, EXACT_LIMB_BITS * (top - 1) - shift + EXACT_LOWEST_BIT);
 }

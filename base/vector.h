@@ -18,9 +18,22 @@ void vector_widen(float *out, const void *x, Type type, int64_t count, Stream st
 // sum[i] += x[i], where x has elements of `type`.
 void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stream);
 
-// Copies `rows` rows of `row_bytes`; the strides are the bytes from row to row. May not overlap.
-void vector_copy_rows(void *out, int64_t out_stride, const void *in, int64_t in_stride,
-                      int64_t rows, int64_t row_bytes, Stream stream);
+// Rows of `row_bytes` from one place to another; the strides are the bytes from row to row.
+typedef struct {
+    void *out;
+    const void *in;
+    int64_t out_stride, in_stride, rows, row_bytes;
+} CopyBand;
+
+// Copies all bands, in no order: what is written overlaps with nothing else.
+void vector_copy_bands(const CopyBand *bands, int count, Stream stream);
+
+static inline void vector_copy_rows(void *out, int64_t out_stride, const void *in,
+                                    int64_t in_stride, int64_t rows, int64_t row_bytes,
+                                    Stream stream) {
+    const CopyBand band = {out, in, out_stride, in_stride, rows, row_bytes};
+    vector_copy_bands(&band, 1, stream);
+}
 
 // A sum of non-negative doubles that does not depend on their order: a fixed-point number in units
 // of 2^-640, EXACT_LIMBS digits of 32 bits in 64-bit words. Words of many ranks may be added as
@@ -35,8 +48,9 @@ typedef struct {
 void exact_add(ExactSum *sum, double term);
 double exact_value(const ExactSum *sum);  // To nearest, rounded once; NaN where bad > 0.
 
-// Adds the sum of squares of x to `sum`: per block of 1,024 elements (the last may be short) in
-// double in a fixed order, the blocks exactly. x starts at a block boundary of its unit.
+// Adds the sum of squares of x to `sum`, on the device: per block of 1,024 elements (the last may
+// be short) in double in a fixed order, the blocks exactly. x starts at a block boundary of its
+// unit.
 void vector_square_sum(ExactSum *sum, const float *x, int64_t count, Stream stream);
 
 // One AdamW update with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) and the

@@ -3,7 +3,10 @@
 #include "base/die.h"
 #include "base/vector.h"
 
-enum { ELEMENT = (int)sizeof(real) };
+enum {
+    ELEMENT = (int)sizeof(real),
+    BANDS = 64,  // That are copied at once.
+};
 
 int64_t ulysses_token_cut(int64_t P, int i, int n) {
     return P * i / n;
@@ -49,6 +52,8 @@ static void parts_init(Parts *parts, const Comm *comm, const UlyssesTensor *tens
 // of this rank's tokens, a band of columns; else this rank's heads of peer i's tokens, whole rows.
 static void copy_parts(const Parts *parts, const UlyssesTensor *tensors, int count, char *buffer,
                        bool by_token, bool to_buffer, Stream stream) {
+    CopyBand bands[BANDS];
+    int used = 0;
     for (int i = 0; i < parts->n; i++) {
         const int64_t tokens = parts->token[i + 1] - parts->token[i];
         const int64_t heads = parts->head[i + 1] - parts->head[i];
@@ -58,16 +63,23 @@ static void copy_parts(const Parts *parts, const UlyssesTensor *tensors, int cou
             const int64_t bytes = (by_token ? heads : parts->h) * x->D * ELEMENT;
             const int64_t row = by_token ? 0 : parts->token[i];
             const int64_t column = by_token ? parts->head[i] * x->D : 0;
-            if (to_buffer) {
-                vector_copy_rows(buffer, bytes, x->in + row * x->in_stride + column,
-                                 x->in_stride * ELEMENT, rows, bytes, stream);
-            } else {
-                vector_copy_rows(x->out + row * x->out_stride + column, x->out_stride * ELEMENT,
-                                 buffer, bytes, rows, bytes, stream);
-            }
+            const int64_t stride = (to_buffer ? x->in_stride : x->out_stride) * ELEMENT;
+            bands[used++] = to_buffer ? (CopyBand){buffer, x->in + row * x->in_stride + column,
+                                                   bytes,  stride,
+                                                   rows,   bytes}
+                                      : (CopyBand){x->out + row * x->out_stride + column,
+                                                   buffer,
+                                                   stride,
+                                                   bytes,
+                                                   rows,
+                                                   bytes};
             buffer += rows * bytes;
+            if (used < BANDS) continue;
+            vector_copy_bands(bands, used, stream);
+            used = 0;
         }
     }
+    vector_copy_bands(bands, used, stream);
 }
 
 void ulysses_tokens_to_heads(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,

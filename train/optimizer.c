@@ -13,6 +13,8 @@ static int64_t slice_bytes(const ParamTable *table, int unit, int index, int siz
 }
 
 static void lay_out(Optimizer *o, Arena *arena, const ParamTable *table, int index, int size) {
+    ExactSum *const square_sum = arena_take(arena, sizeof(ExactSum));
+    if (o != NULL) o->square_sum = square_sum;
     for (int unit = 0; unit < table->units; unit++) {
         const int64_t bytes = slice_bytes(table, unit, index, size);
         float *const exp_avg = arena_take(arena, bytes);
@@ -58,12 +60,15 @@ void optimizer_start(Optimizer *o, Fsdp *fsdp) {
     }
 }
 
-void optimizer_square_sum(ExactSum *sum, Fsdp *fsdp, const ParamTable *table, const Mesh *mesh) {
-    memset(sum, 0, sizeof(*sum));
+void optimizer_square_sum(Optimizer *o, ExactSum *sum, Fsdp *fsdp, const ParamTable *table,
+                          const Mesh *mesh) {
+    device_zero(o->square_sum, sizeof(*o->square_sum), NULL);
     for (int unit = 0; unit < table->units && mesh->replica_index == 0; unit++) {
         const int64_t count = fsdp_slice_end(fsdp, unit) - fsdp_slice_begin(fsdp, unit);
-        vector_square_sum(sum, fsdp_gradient(fsdp, unit), count, NULL);
+        vector_square_sum(o->square_sum, fsdp_gradient(fsdp, unit), count, NULL);
     }
+    device_copy(sum, o->square_sum, sizeof(*sum), NULL);
+    stream_wait(NULL);
 }
 
 // One unit's slice, tensor by tensor, for weight decay differs among them. Gaps stay zero.

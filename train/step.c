@@ -249,7 +249,7 @@ bool step_run(Trainer *t, bool stop, bool save, StepReport *report, Error *error
     fsdp_end_step(t->fsdp);
 
     ExactSum norm;
-    optimizer_square_sum(&norm, t->fsdp, &t->model.params, &t->mesh);
+    optimizer_square_sum(&t->optimizer, &norm, t->fsdp, &t->model.params, &t->mesh);
     memcpy(t->agreement + AGREE_NORM, &norm, sizeof(norm));
     comm_all_reduce_sum(t->world, t->agreement, agreement);
     memcpy(&norm, t->agreement + AGREE_NORM, sizeof(norm));

@@ -2,9 +2,9 @@
 // element's bits do not depend on where in a vector register it is computed.
 #include "base/vector.h"
 
-#include <math.h>
 #include <string.h>
 
+#include "base/adamw.h"
 #include "base/die.h"
 
 enum {
@@ -47,24 +47,28 @@ void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stre
     }
 }
 
-void vector_copy_rows(void *out, int64_t out_stride, const void *in, int64_t in_stride,
-                      int64_t rows, int64_t row_bytes, Stream stream) {
-    (void)stream;
-    if (row_bytes == 0) return;
-    if (rows == 1) {  // One long row: let the threads share it.
+static void copy_band(const CopyBand *b) {
+    if (b->row_bytes == 0) return;
+    if (b->rows == 1) {  // One long row: let the threads share it.
         const int64_t part = 4 * SERIAL_MAX;
-        const int64_t parts = div_up(row_bytes, part);
+        const int64_t parts = div_up(b->row_bytes, part);
 #pragma omp parallel for schedule(static) if (parts > 1)
         for (int64_t i = 0; i < parts; i++) {
-            const size_t bytes = (size_t)min_i64(part, row_bytes - i * part);
-            memcpy((char *)out + i * part, (const char *)in + i * part, bytes);
+            const size_t bytes = (size_t)min_i64(part, b->row_bytes - i * part);
+            memcpy((char *)b->out + i * part, (const char *)b->in + i * part, bytes);
         }
         return;
     }
-#pragma omp parallel for schedule(static) if (rows * row_bytes > 4 * SERIAL_MAX)
-    for (int64_t i = 0; i < rows; i++) {
-        memcpy((char *)out + i * out_stride, (const char *)in + i * in_stride, (size_t)row_bytes);
+#pragma omp parallel for schedule(static) if (b->rows * b->row_bytes > 4 * SERIAL_MAX)
+    for (int64_t i = 0; i < b->rows; i++) {
+        memcpy((char *)b->out + i * b->out_stride, (const char *)b->in + i * b->in_stride,
+               (size_t)b->row_bytes);
     }
+}
+
+void vector_copy_bands(const CopyBand *bands, int count, Stream stream) {
+    (void)stream;
+    for (int i = 0; i < count; i++) copy_band(&bands[i]);
 }
 
 // The square of a float is exact in double, so only the order of the additions matters: lane j adds
@@ -101,26 +105,19 @@ void vector_square_sum(ExactSum *sum, const float *x, int64_t count, Stream stre
     }
 }
 
-// arXiv 1711.05101, algorithm 2, with the learning rate times the decay as in PyTorch:
-// w -= lr * (m_hat / (sqrt(v_hat) + epsilon) + decay * w).
 void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int64_t count,
                   const AdamW *adamw, Stream stream) {
     (void)stream;
     const AdamW a = *adamw;
-    const float beta1_rest = 1.0f - a.beta1, beta2_rest = 1.0f - a.beta2;
-    const float ema_rest = 1.0f - a.ema_keep;
     CHECK(a.correction1 > 0.0f && a.correction2 > 0.0f, "bias corrections %g, %g",
           (double)a.correction1, (double)a.correction2);
 #pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
     for (int64_t i = 0; i < count; i++) {
-        const float gi = g[i] * a.gradient_scale;
-        const float mi = fmaf(a.beta1, m[i], beta1_rest * gi);
-        const float vi = fmaf(a.beta2, v[i], beta2_rest * gi * gi);
-        const float direction = (mi / a.correction1) / (sqrtf(vi / a.correction2) + a.epsilon);
-        const float wi = fmaf(-a.lr, fmaf(a.decay, w[i], direction), w[i]);
+        float wi = w[i], mi = m[i], vi = v[i], ei = ema[i];
+        adamw_element(&wi, &mi, &vi, &ei, g[i], &a);
+        w[i] = wi;
         m[i] = mi;
         v[i] = vi;
-        w[i] = wi;
-        ema[i] = fmaf(a.ema_keep, ema[i], ema_rest * wi);
+        ema[i] = ei;
     }
 }

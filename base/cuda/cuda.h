@@ -11,6 +11,9 @@ static inline cudaStream_t cuda_stream(Stream stream) {
     return (cudaStream_t)stream;
 }
 
+// Multiprocessors of this rank's device: how many blocks fill it.
+int cuda_processors(void);
+
 // Dies with the call and CUDA's reason.
 #define CUDA_CHECK(call)                                                                 \
     do {                                                                                 \

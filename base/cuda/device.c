@@ -97,6 +97,11 @@ void device_shared_by(int ranks) {
     self.sharers = ranks;
 }
 
+int cuda_processors(void) {
+    CHECK(self.number >= 0, "device_start comes first");
+    return self.properties.multiProcessorCount;
+}
+
 // What was allocated is zero for every stream: the host waits.
 static void zero_new(void *memory, int64_t bytes) {
     CUDA_CHECK(cudaMemset(memory, 0, (size_t)bytes));

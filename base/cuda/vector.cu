@@ -1,0 +1,329 @@
+// Element-wise work on flat buffers (vector.h), bound by memory: a thread moves 16 bytes and more
+// at a time where the pointers allow it. The bits are those of base/cpu/vector.c.
+#include <math.h>
+
+#include "base/cuda/kernel.cuh"
+
+extern "C" {
+#include "base/adamw.h"
+#include "base/exact.h"
+#include "base/vector.h"
+}
+
+enum {
+    THREADS = 256,
+    BLOCKS_PER_PROCESSOR = 16,
+    BANDS = 64,        // Of one launch.
+    COPY_UNROLL = 4,   // Loads of a thread in flight.
+    SUM_BLOCK = 1024,  // Elements of one double in the sum of squares.
+    SUM_LANES = 16,    // Partial sums of a block: threads that add it.
+    SUM_UNROLL = 8,    // Loads of a thread in flight.
+};
+
+// Blocks for `work` threads: no more than run at once a few times over.
+static unsigned grid_for(int64_t work) {
+    const int64_t most = (int64_t)cuda_processors() * BLOCKS_PER_PROCESSOR;
+    return (unsigned)min_i64(div_up(work, THREADS), most);
+}
+
+static bool all_aligned_16(const void *a, const void *b) {
+    return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
+}
+
+// ---- element by element
+// What a kernel does to elements i, i + 1, ... i + N - 1 (N is 1, or Op::GROUP where all pointers
+// are aligned).
+template <class Op>
+static __global__ void __launch_bounds__(THREADS) each_kernel(Op op, int64_t count, bool aligned) {
+    const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t step = (int64_t)gridDim.x * THREADS;
+    const int64_t groups = aligned ? count / Op::GROUP : 0;
+    for (int64_t i = first; i < groups; i += step) op.template run<Op::GROUP>(i * Op::GROUP);
+    for (int64_t i = groups * Op::GROUP + first; i < count; i += step) op.template run<1>(i);
+}
+
+template <class Op>
+static void each(Op op, int64_t count, bool aligned, Stream stream) {
+    const int64_t work = aligned ? div_up(count, Op::GROUP) : count;
+    LAUNCH(each_kernel<Op>, grid_for(work), THREADS, 0, stream, op, count, aligned);
+}
+
+// N elements; more than one at multiples of 16 bytes.
+template <int N>
+static __device__ __forceinline__ void load(float out[N], const float *x) {
+    if constexpr (N == 1) {
+        out[0] = x[0];
+    } else {
+        for (int j = 0; j < N / 4; j++) {
+            const float4 v = ((const float4 *)x)[j];
+            out[4 * j] = v.x, out[4 * j + 1] = v.y, out[4 * j + 2] = v.z, out[4 * j + 3] = v.w;
+        }
+    }
+}
+
+template <int N>
+static __device__ __forceinline__ void store(float *x, const float in[N]) {
+    if constexpr (N == 1) {
+        x[0] = in[0];
+    } else {
+        for (int j = 0; j < N / 4; j++) {
+            ((float4 *)x)[j] = make_float4(in[4 * j], in[4 * j + 1], in[4 * j + 2], in[4 * j + 3]);
+        }
+    }
+}
+
+template <int N>
+static __device__ __forceinline__ void load(float out[N], const uint16_t *x) {
+    if constexpr (N == 1) {
+        out[0] = bf16_to_float(x[0]);
+    } else {
+        for (int j = 0; j < N / 8; j++) {
+            const uint4 v = ((const uint4 *)x)[j];
+            const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+            for (int k = 0; k < 4; k++) {
+                out[8 * j + 2 * k] = bf16_to_float((uint16_t)(word[k] & 0xffffu));
+                out[8 * j + 2 * k + 1] = bf16_to_float((uint16_t)(word[k] >> 16));
+            }
+        }
+    }
+}
+
+template <int N>
+static __device__ __forceinline__ void store(uint16_t *x, const float in[N]) {
+    if constexpr (N == 1) {
+        x[0] = float_to_bf16(in[0]);
+    } else {
+        for (int j = 0; j < N / 8; j++) {
+            uint32_t word[4];
+            for (int k = 0; k < 4; k++) {
+                word[k] = (uint32_t)float_to_bf16(in[8 * j + 2 * k]) |
+                          (uint32_t)float_to_bf16(in[8 * j + 2 * k + 1]) << 16;
+            }
+            ((uint4 *)x)[j] = make_uint4(word[0], word[1], word[2], word[3]);
+        }
+    }
+}
+
+template <class Out, class In>
+struct Cast {
+    enum { GROUP = 8 };
+    Out *out;
+    const In *in;
+    template <int N>
+    __device__ void run(int64_t i) const {
+        float x[N];
+        load<N>(x, in + i);
+        store<N>(out + i, x);
+    }
+};
+
+template <class In>
+struct Add {
+    enum { GROUP = 8 };
+    float *sum;
+    const In *in;
+    template <int N>
+    __device__ void run(int64_t i) const {
+        float s[N], x[N];
+        load<N>(s, sum + i);
+        load<N>(x, in + i);
+        for (int j = 0; j < N; j++) s[j] += x[j];
+        store<N>(sum + i, s);
+    }
+};
+
+struct Update {
+    enum { GROUP = 4 };
+    float *w, *m, *v, *ema;
+    const float *g;
+    AdamW adamw;
+    template <int N>
+    __device__ void run(int64_t i) const {
+        float wi[N], mi[N], vi[N], ei[N], gi[N];
+        load<N>(wi, w + i);
+        load<N>(mi, m + i);
+        load<N>(vi, v + i);
+        load<N>(ei, ema + i);
+        load<N>(gi, g + i);
+        for (int j = 0; j < N; j++) {
+            adamw_element(&wi[j], &mi[j], &vi[j], &ei[j], gi[j], &adamw);
+        }
+        store<N>(w + i, wi);
+        store<N>(m + i, mi);
+        store<N>(v + i, vi);
+        store<N>(ema + i, ei);
+    }
+};
+
+void vector_round(void *out, Type type, const float *x, int64_t count, Stream stream) {
+    if (type == TYPE_F32) {
+        device_copy(out, x, count * 4, stream);
+        return;
+    }
+    const Cast<uint16_t, float> cast = {(uint16_t *)out, x};
+    each(cast, count, all_aligned_16(out, x), stream);
+}
+
+void vector_widen(float *out, const void *x, Type type, int64_t count, Stream stream) {
+    if (type == TYPE_F32) {
+        device_copy(out, x, count * 4, stream);
+        return;
+    }
+    const Cast<float, uint16_t> cast = {out, (const uint16_t *)x};
+    each(cast, count, all_aligned_16(out, x), stream);
+}
+
+void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stream) {
+    if (type == TYPE_F32) {
+        const Add<float> add = {sum, (const float *)x};
+        each(add, count, all_aligned_16(sum, x), stream);
+    } else {
+        const Add<uint16_t> add = {sum, (const uint16_t *)x};
+        each(add, count, all_aligned_16(sum, x), stream);
+    }
+}
+
+void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int64_t count,
+                  const AdamW *adamw, Stream stream) {
+    CHECK(adamw->correction1 > 0.0f && adamw->correction2 > 0.0f, "bias corrections %g, %g",
+          (double)adamw->correction1, (double)adamw->correction2);
+    const Update update = {w, m, v, ema, g, *adamw};
+    each(update, count, all_aligned_16(w, m) && all_aligned_16(v, ema) && all_aligned_16(g, g),
+         stream);
+}
+
+// ---- bands
+typedef struct {
+    char *out;
+    const char *in;
+    int64_t out_stride, in_stride;
+    int64_t row_words, words;  // Of a row, and of all.
+    int word;                  // Bytes that all its addresses and sizes are multiples of, up to 16.
+} Band;
+
+typedef struct {
+    Band band[BANDS];
+} Bands;
+
+template <class Word, class Index>
+static __device__ void copy_words(const Band *b) {
+    const Index words = (Index)b->words, row_words = (Index)b->row_words;
+    const Index step = (Index)gridDim.x * THREADS;
+    Index i = (Index)blockIdx.x * THREADS + threadIdx.x;
+    for (; i < words; i += COPY_UNROLL * step) {
+        Word some[COPY_UNROLL];
+        for (int k = 0; k < COPY_UNROLL; k++) {
+            const Index at = i + k * step;
+            if (at >= words) break;
+            some[k] = ((const Word *)(b->in + at / row_words * b->in_stride))[at % row_words];
+        }
+        for (int k = 0; k < COPY_UNROLL; k++) {
+            const Index at = i + k * step;
+            if (at >= words) break;
+            ((Word *)(b->out + at / row_words * b->out_stride))[at % row_words] = some[k];
+        }
+    }
+}
+
+template <class Word>
+static __device__ void copy_band(const Band *b) {
+    if (b->words < (1ll << 31)) {  // Divisions of 32 bits cost a third.
+        copy_words<Word, uint32_t>(b);
+    } else {
+        copy_words<Word, int64_t>(b);
+    }
+}
+
+// gridDim.y bands; the blocks of a row of the grid share one.
+static __global__ void __launch_bounds__(THREADS)
+    copy_bands_kernel(const __grid_constant__ Bands bands) {
+    const Band *const b = &bands.band[blockIdx.y];
+    switch (b->word) {
+        case 16:
+            copy_band<uint4>(b);
+            break;
+        case 8:
+            copy_band<uint2>(b);
+            break;
+        case 4:
+            copy_band<uint32_t>(b);
+            break;
+        case 2:
+            copy_band<uint16_t>(b);
+            break;
+        default:
+            copy_band<uint8_t>(b);
+            break;
+    }
+}
+
+static Band band_of(const CopyBand *b) {
+    uintptr_t all = 16 | (uintptr_t)b->out | (uintptr_t)b->in | (uintptr_t)b->row_bytes;
+    if (b->rows > 1) all |= (uintptr_t)b->out_stride | (uintptr_t)b->in_stride;
+    const int word = (int)(all & (~all + 1));  // The lowest bit that is set.
+    return (Band){(char *)b->out,      (const char *)b->in,           b->out_stride, b->in_stride,
+                  b->row_bytes / word, b->row_bytes / word * b->rows, word};
+}
+
+void vector_copy_bands(const CopyBand *bands, int count, Stream stream) {
+    for (int first = 0; first < count; first += BANDS) {
+        Bands some;
+        int used = 0;
+        int64_t most = 0;
+        for (int i = first; i < count && i < first + BANDS; i++) {
+            if (bands[i].rows * bands[i].row_bytes == 0) continue;
+            some.band[used] = band_of(&bands[i]);
+            most = max_i64(most, some.band[used++].words);
+        }
+        const unsigned blocks = grid_for(div_up(most, COPY_UNROLL));
+        LAUNCH(copy_bands_kernel, dim3(blocks, (unsigned)used), THREADS, 0, stream, some);
+    }
+}
+
+// ---- the sum of squares
+// 16 threads add a block of 1,024 elements: thread j adds elements j, j + 16, ... in double, where
+// a square is exact; then pairs, as on the CPU. The digits go to shared memory first. Reads 4 bytes
+// per element, 64 in a row.
+static __global__ void __launch_bounds__(THREADS)
+    square_sum_kernel(unsigned long long *sum, const float *x, int64_t count) {
+    static __shared__ unsigned long long mine[EXACT_LIMBS + 1];
+    const int lane = threadIdx.x % SUM_LANES;
+    const int64_t blocks = div_up(count, SUM_BLOCK),
+                  step = (int64_t)gridDim.x * THREADS / SUM_LANES;
+    if (threadIdx.x <= EXACT_LIMBS) mine[threadIdx.x] = 0;
+    __syncthreads();
+    // All threads of the grid's block go round equally often, for they exchange values.
+    for (int64_t base = (int64_t)blockIdx.x * (THREADS / SUM_LANES); base < blocks; base += step) {
+        const int64_t block = base + threadIdx.x / SUM_LANES;
+        const int64_t begin = block * SUM_BLOCK, end = min_i64(count, begin + SUM_BLOCK);
+        double s = 0;
+        int64_t i = begin + lane;
+        for (; i + (SUM_UNROLL - 1) * SUM_LANES < end; i += SUM_UNROLL * SUM_LANES) {
+            float v[SUM_UNROLL];
+            for (int k = 0; k < SUM_UNROLL; k++) v[k] = x[i + k * SUM_LANES];
+            for (int k = 0; k < SUM_UNROLL; k++) s += (double)v[k] * (double)v[k];
+        }
+        for (; i < end; i += SUM_LANES) s += (double)x[i] * (double)x[i];
+        for (int width = SUM_LANES / 2; width > 0; width /= 2) {
+            s += __shfl_down_sync(0xffffffffu, s, width, SUM_LANES);
+        }
+        if (lane == 0 && block < blocks) {
+            const ExactTerm t = exact_term(s);
+            if (t.limb < 0) atomicAdd(&mine[EXACT_LIMBS], 1ull);
+            for (int k = 0; k < 3 && t.limb >= 0; k++) {
+                if (t.digit[k] != 0) atomicAdd(&mine[t.limb + k], (unsigned long long)t.digit[k]);
+            }
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x <= EXACT_LIMBS && mine[threadIdx.x] != 0) {
+        atomicAdd(&sum[threadIdx.x], mine[threadIdx.x]);
+    }
+}
+
+void vector_square_sum(ExactSum *sum, const float *x, int64_t count, Stream stream) {
+    static_assert(offsetof(ExactSum, bad) == EXACT_LIMBS * 8, "bad follows the limbs");
+    const int64_t work = div_up(count, SUM_BLOCK) * SUM_LANES;
+    LAUNCH(square_sum_kernel, grid_for(work), THREADS, 0, stream, (unsigned long long *)sum, x,
+           count);
+}
