@@ -161,6 +161,22 @@ static void test_exact_has_no_order(void **state) {
                (double)(exact * 1.5L));
 }
 
+// vector.h's order in plain words: 16 partial sums of a block, added in pairs.
+static ExactSum plain_square_sum(const float *x, int64_t count) {
+    ExactSum sum = {{0}, 0};
+    for (int64_t b = 0; b < count; b += 1024) {
+        double part[16] = {0};
+        for (int64_t i = b; i < min_i64(count, b + 1024); i++) {
+            part[i % 16] += (double)x[i] * (double)x[i];
+        }
+        for (int width = 8; width > 0; width /= 2) {
+            for (int j = 0; j < width; j++) part[j] += part[j + width];
+        }
+        exact_add(&sum, part[0]);
+    }
+    return sum;
+}
+
 static void test_square_sum(void **state) {
     (void)state;
     float *x = normals(3, N);
@@ -173,6 +189,8 @@ static void test_square_sum(void **state) {
     stream_wait(NULL);
     check_that(fabs(exact_value(whole) / want - 1) < 1e-13, "got %.17g, want %.17g",
                exact_value(whole), want);
+    const ExactSum plain = plain_square_sum(x, N);
+    check_equal("limbs in the order of words", whole->limb, plain.limb, EXACT_LIMBS);
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
         memset(cut, 0, sizeof(*cut));  // At multiples of a block, in another order.
