@@ -59,10 +59,9 @@ REAL_INLINE float log_float(float x) {
 }
 
 // cos and sin of 2 pi u for u in [0, 1): the quarter apart, the rest in [-pi/4, pi/4] by Taylor.
-// Multiples of a quarter are exact, joined or not.
 REAL_INLINE void turn_cos_sin(float u, float *cosine, float *sine) {
-    const int quarter = (int)(u * 4.0f + 0.5f);
-    const float a = (u - 0.25f * (float)quarter) * 6.2831853f, z = a * a;
+    const int quarter = (int)fmaf(u, 4.0f, 0.5f);
+    const float a = fmaf(-0.25f, (float)quarter, u) * 6.2831853f, z = a * a;
     float s = fmaf(z, -1.9841270e-4f, 8.3333333e-3f);
     s = fmaf(z, s, -0.16666667f);
     s = a * fmaf(z, s, 1.0f);

@@ -115,7 +115,8 @@ static void run_add(const Buffers *b) {
 }
 
 static void run_loss(const Buffers *b) {
-    flow_loss(b->loss, b->y, b->x, b->target, b->time, b->segment, b->T, 64, b->S, NULL);
+    flow_loss(b->loss, b->y, b->x, b->target, b->time, b->segment, b->T, 64, b->S, b->scratch,
+              NULL);
 }
 
 int main(int argc, char **argv) {
@@ -138,9 +139,11 @@ int main(int argc, char **argv) {
     b.rope = device_allocate("rope", T * D * 4);
     b.target = device_allocate("target", T * 64 * 4);
     b.time = device_allocate("time", S * 4);
-    b.scratch = device_allocate("scratch", max_i64(norm_modulate_scratch(T, C, S),
-                                                   max_i64(qk_norm_rope_scratch(T, b.heads, D),
-                                                           gate_residual_scratch(T, S, C))));
+    const int64_t scratch[] = {norm_modulate_scratch(T, C, S), qk_norm_rope_scratch(T, b.heads, D),
+                               gate_residual_scratch(T, S, C), flow_loss_scratch(T)};
+    int64_t most = 0;
+    for (int i = 0; i < 4; i++) most = max_i64(most, scratch[i]);
+    b.scratch = device_allocate("scratch", most);
     b.loss = device_allocate("loss", S * 8);
     b.segment = device_allocate("segment", T * 4);
     for (int64_t t = 0; t < T; t++) b.segment[t] = (int32_t)(t * S / T);

@@ -24,8 +24,8 @@ void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64
                        .pack_start = room(segments_max + 1, sizeof(int32_t)),
                        .token_start = room(segments_max + 1, sizeof(int32_t)),
                        .text_start = room(segments_max + 1, sizeof(int32_t)),
-                       .host_segment = room(segment_bytes, 1),
-                       .host_rope = room(rope_bytes, 1)};
+                       .host_segment = host_allocate("segments of tokens", segment_bytes),
+                       .host_rope = host_allocate("rotary turns", rope_bytes)};
 }
 
 void pack_free(PackBind *bind) {
@@ -34,8 +34,8 @@ void pack_free(PackBind *bind) {
     free(bind->pack_start);
     free(bind->token_start);
     free(bind->text_start);
-    free(bind->host_segment);
-    free(bind->host_rope);
+    host_free(bind->host_segment);
+    host_free(bind->host_rope);
     *bind = (PackBind){0};
 }
 

@@ -29,7 +29,7 @@ typedef struct {
     int32_t *pack_start;    // [segments + 1] Where each segment's tokens begin in the pack.
     int32_t *token_start;   // [S + 1] Where each touched segment's tokens begin here.
     int32_t *text_start;    // [S + 1] Where its text begins here.
-    int32_t *host_segment;  // [T], [T, D / 2, 2] On their way to the device.
+    int32_t *host_segment;  // [T], [T, D / 2, 2] On their way to the device, pinned.
     float *host_rope;
 } PackBind;
 
@@ -46,7 +46,7 @@ void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64
 void pack_free(PackBind *bind);
 
 // Binds slice `index` of `slices` of a pack of `count` segments; copies to the device on the
-// compute stream.
+// compute stream, which must be past the copies of the pack that was bound before.
 void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize patch,
                const Rope *rope, int index, int slices);
 

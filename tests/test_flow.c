@@ -1,5 +1,6 @@
-// Rectified flow: patches and back, noising and the loss with its gradient as PyTorch has them in
-// float64; what is added is added, the same bits for any number of threads, no tokens at all.
+// Rectified flow: patches and back, noise with the bits of rng_normal and patchify on any backend,
+// noising and the loss with its gradient as PyTorch has them in float64; what is added is added,
+// the same bits for any number of threads and wherever segments are cut, no tokens at all.
 // ranks: 1
 // backends: all
 // precision: fp32 bf16
@@ -32,6 +33,35 @@ static void test_patches(void **state) {
     }
 }
 
+// The last case is no multiple of four elements; tokens from the middle, as a slice has them.
+static void test_noise(void **state) {
+    (void)state;
+    static const struct {
+        LatentShape shape;
+        PatchSize patch;
+    } cases[] = {
+        {{16, 5, 12, 20}, {1, 2, 2}}, {{4, 1, 2, 2}, {1, 2, 2}}, {{3, 2, 3, 3}, {2, 1, 3}}};
+    const NoiseKey key = {0x123456789abcdef, RNG_NOISE, 0xfedcba987};
+    for (int i = 0; i < 3; i++) {
+        const LatentShape shape = cases[i].shape;
+        const PatchSize patch = cases[i].patch;
+        const int64_t elements = latent_elements(shape), tokens = latent_tokens(shape, patch);
+        const int64_t width = elements / tokens, from = tokens / 3;
+        float *latent = floats_new(elements), *want = floats_new(elements);
+        float *got = floats_new(elements), *scratch = floats_new(elements);
+        rng_normal(latent, elements, key.seed, key.purpose, key.position, 0);
+        patchify(want, latent, shape, patch, 0, tokens);
+        flow_noise(got, &key, shape, patch, 0, tokens, scratch, NULL);
+        check_equal("all tokens", got, want, elements);
+        memset(got, 0, (size_t)elements * sizeof(*got));
+        flow_noise(got, &key, shape, patch, from, tokens - from - 1, scratch, NULL);
+        check_equal("a slice", got, want + from * width, (tokens - from - 1) * width);
+        check_that(got[(tokens - from - 1) * width] == 0.0f, "more than the slice");
+        flow_noise(got, &key, shape, patch, from, 0, scratch, NULL);
+        free_all(latent, want, got, scratch);
+    }
+}
+
 static void test_golden(void **state) {
     (void)state;
     const char *const cases[] = {"one", "goku", "many"};
@@ -46,18 +76,21 @@ static void test_golden(void **state) {
         real *x_t = reals_new(T * E), *dout = reals_new(T * E);
         float *target = floats_new(T * E), *found = floats_new(S);
         double *loss = device_allocate_shared("losses", S * (int64_t)sizeof(double));
+        void *scratch = floats_new(div_up(flow_loss_scratch(T), (int64_t)sizeof(float)));
         flow_mix(x_t, target, data, noise, time, segment, T, E, NULL);
         golden_check_reals(&g, "x_t", x_t);
         golden_check_floats(&g, "target", target);
-        flow_loss(loss, dout, prediction, target, weight, segment, T, E, S, NULL);
+        flow_loss(loss, dout, prediction, target, weight, segment, T, E, S, scratch, NULL);
         golden_check_reals(&g, "dout", dout);
+        stream_wait(NULL);
         for (int64_t s = 0; s < S; s++) found[s] = (float)loss[s];
         golden_check_floats(&g, "loss", found);
-        flow_loss(loss, NULL, prediction, target, NULL, segment, T, E, S, NULL);
+        flow_loss(loss, NULL, prediction, target, NULL, segment, T, E, S, scratch, NULL);
         stream_wait(NULL);
         for (int64_t s = 0; s < S; s++) found[s] = (float)(loss[s] / 2.0);
         golden_check_floats(&g, "loss", found);
-        free_all(data, noise, time, weight, segment, prediction, x_t, dout, target, found, loss);
+        free_all(data, noise, time, weight, segment, prediction, x_t, dout, target, found, loss,
+                 scratch);
         safetensors_close(&g.file);
     }
 }
@@ -66,12 +99,13 @@ enum { T = 1000, E = 16, S = 9 };
 typedef struct {
     real out[T * E], dout[T * E], x_t[T * E];
     float target[T * E], weight[S];
-    double loss[S];
+    double loss[S], scratch[2 * T];
     int32_t segment[T];
 } Flow;
 
 static Flow *flow_random(void) {
     Flow *f = device_allocate_shared("flow", sizeof(*f));
+    CHECK(flow_loss_scratch(T) <= (int64_t)sizeof(f->scratch), "too little scratch");
     real *out = reals_random(T * E, 1, 0.0f, 1.0f);
     int32_t *segment = segments_new(T, S);
     memcpy(f->out, out, sizeof(f->out));
@@ -86,7 +120,7 @@ static double loss_of(void *context) {
     Flow *f = context;
     double sum = 0.0;
     memset(f->loss, 0, sizeof(f->loss));
-    flow_loss(f->loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, NULL);
+    flow_loss(f->loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, f->scratch, NULL);
     stream_wait(NULL);
     for (int s = 0; s < S; s++) sum += (double)f->weight[s] * f->loss[s];
     return sum;
@@ -96,7 +130,8 @@ static void test_slopes(void **state) {
     (void)state;
     if (REAL_TYPE == TYPE_BF16) skip();
     Flow *f = flow_random();
-    flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, 6, E, S, NULL);
+    flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, 6, E, S, f->scratch,
+              NULL);
     check_slopes("out", f->out, (const float *)f->dout, 6 * E, loss_of, f);
     device_free(f);
 }
@@ -108,7 +143,8 @@ static void test_threads(void **state) {
     for (int threads = 1; threads <= 4; threads++) {
         omp_set_num_threads(threads);
         Flow *f = flow_random();
-        flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, T, E, S, NULL);
+        flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, T, E, S, f->scratch,
+                  NULL);
         if (threads == 1) {
             one = f;
             continue;
@@ -121,12 +157,54 @@ static void test_threads(void **state) {
     omp_set_num_threads(before);
 }
 
+// Rows of E = 3 from an address that is no multiple of 16, segments of all lengths: the same bits
+// as the formulas here, the loss as its sum in plain order.
+static void test_narrow(void **state) {
+    (void)state;
+    enum { ROWS = 333, WIDTH = 3, SEGMENTS = 12 };
+    const int64_t n = ROWS * WIDTH;
+    real *out = reals_random(n + 1, 7, 0.0f, 1.0f), *dout = reals_new(n + 1), *want = reals_new(n);
+    float *target = floats_new(n + 1), *weight = floats_new(SEGMENTS);
+    int32_t *segment = segments_new(ROWS, SEGMENTS);
+    double *loss = device_allocate_shared("loss", SEGMENTS * 8);
+    void *scratch = device_allocate_shared("scratch", flow_loss_scratch(ROWS));
+    double sums[SEGMENTS] = {0};
+    rng_normal(target, n + 1, 1, RNG_TEST, 8, 0);
+    for (int s = 0; s < SEGMENTS; s++) weight[s] = 0.5f + (float)s;
+    for (int64_t i = 0; i < n; i++) {
+        const float error = to_float(out[i + 1]) - target[i + 1];
+        sums[segment[i / WIDTH]] += (double)error * (double)error;
+        want[i] = to_real(2.0f * weight[segment[i / WIDTH]] * error);
+    }
+    float *data = floats_new(n + 1), *noise = floats_new(n + 1), *difference = floats_new(n + 1);
+    real *x_t = reals_new(n + 1), *mixed = reals_new(n);
+    rng_normal(data, n + 1, 1, RNG_TEST, 9, 0);
+    rng_normal(noise, n + 1, 1, RNG_TEST, 10, 0);
+    flow_mix(x_t + 1, difference + 1, data + 1, noise + 1, weight, segment, ROWS, WIDTH, NULL);
+    for (int64_t i = 0; i < n; i++) {
+        const float t = weight[segment[i / WIDTH]];
+        mixed[i] = to_real(fmaf(t, data[i + 1], (1.0f - t) * noise[i + 1]));
+    }
+    check_equal("x_t", x_t + 1, mixed, n);
+    for (int64_t i = 1; i <= n; i++) data[i] -= noise[i];
+    check_equal("target", difference + 1, data + 1, n);
+    flow_loss(loss, dout + 1, out + 1, target + 1, weight, segment, ROWS, WIDTH, SEGMENTS, scratch,
+              NULL);
+    check_equal("dout", dout + 1, want, n);
+    for (int s = 0; s < SEGMENTS; s++) {
+        check_that(fabs(loss[s] - sums[s]) <= 1e-13 * sums[s], "segment %d: %.17g, not %.17g", s,
+                   loss[s], sums[s]);
+    }
+    free_all(out, dout, want, target, weight, segment, loss, scratch, data, noise, difference, x_t,
+             mixed);
+}
+
 static void test_no_tokens(void **state) {
     (void)state;
     double *loss = device_allocate_shared("loss", sizeof(*loss));
     loss[0] = 5.0;
     flow_mix(NULL, NULL, NULL, NULL, NULL, NULL, 0, 8, NULL);
-    flow_loss(loss, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL);
+    flow_loss(loss, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL, NULL);
     stream_wait(NULL);
     check_that(loss[0] == 5.0, "no tokens, but a loss of %g", loss[0]);
     device_free(loss);
@@ -135,8 +213,9 @@ static void test_no_tokens(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_patches),   cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_slopes),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_patches),   cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_threads),   cmocka_unit_test(test_narrow),
         cmocka_unit_test(test_no_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,6 +101,7 @@ static double run(ModelCase *c, const Golden *g) {
     const int64_t E = model_token_elements(&m->config), width = m->config.text_width;
     float *target = shared(b->T * E), *rows = shared(b->T * E), *text = shared(b->X * width);
     float *weights = shared(8);
+    void *scratch = device_allocate("scratch", flow_loss_scratch(b->T));
     double *losses = device_allocate_shared("losses", 8 * (int64_t)sizeof(double)), loss = 0;
     for (int64_t n = 0; n < g->count; n++) {
         const int64_t at = b->token_start[n], T = b->token_start[n + 1] - at;
@@ -116,12 +117,12 @@ static double run(ModelCase *c, const Golden *g) {
     vector_round(m->text, REAL_TYPE, text, b->X * width, NULL);
     fsdp_begin_step(c->fsdp, 1);
     model_forward(m, c->fsdp, b, NULL);
-    flow_loss(losses, m->dout, m->out, target, weights, b->segment, b->T, E, b->S, NULL);
+    flow_loss(losses, m->dout, m->out, target, weights, b->segment, b->T, E, b->S, scratch, NULL);
     model_backward(m, c->fsdp, b, 0, NULL);
     fsdp_end_step(c->fsdp);
     stream_wait(NULL);
     for (int64_t n = 0; n < g->count; n++) loss += losses[n] / (double)(b->T * E);
-    free_all(target, rows, text, weights, losses);
+    free_all(target, rows, text, weights, losses, scratch);
     return loss;
 }
 

@@ -205,54 +205,62 @@ static void free_inputs(Inputs *inputs) {
 }
 
 // ---- the model on them
-// Rows of all samples' latents or targets, to the device.
-static void fill_rows(float *device, const Forward *f, bool target) {
+// Rows of all samples' latents or targets.
+static void fill_rows(const Forward *f, bool target) {
     const PatchSize patch = model_patch(&f->model.config);
     const int64_t E = model_token_elements(&f->model.config);
-    const PackBind *bind = &f->batch.bind;
+    const PackBind *bind = &f->batch.host->bind;
     for (int64_t s = 0; s < bind->S; s++) {
         const Given *given = &f->inputs.given[s];
         const int64_t start = bind->token_start[s];
-        patchify(f->batch.rows + start * E, target ? given->target : given->latent,
+        patchify(f->batch.host->rows + start * E, target ? given->target : given->latent,
                  given->segment.shape, patch, 0, bind->token_start[s + 1] - start);
     }
-    device_copy(device, f->batch.rows, bind->T * E * (int64_t)sizeof(float), NULL);
 }
 
 static void fill(Forward *f) {
     Batch *batch = &f->batch;
     Model *model = &f->model;
-    const PackBind *bind = &batch->bind;
     const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
     for (int64_t n = 0; n < f->inputs.count; n++) batch->segments[n] = f->inputs.given[n].segment;
     batch_bind(batch, model, f->inputs.count);
-    fill_rows(batch->data, f, false);
-    vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);
+    PackRoom *room = batch->host;
+    const PackBind *bind = &room->bind;
+    fill_rows(f, false);
     for (int64_t s = 0; s < bind->S; s++) {
         const Given *given = &f->inputs.given[s];
-        batch->times[s] = given->time;
-        batch->weights[s] = 1.0f / (float)(bind->T * E);
+        room->times[s] = given->time;
+        room->weights[s] = 1.0f / (float)(bind->T * E);
         if (given->text == NULL) continue;
-        memcpy(batch->text + bind->text_start[s] * width, given->text,
+        memcpy(room->text + bind->text_start[s] * width, given->text,
                (size_t)(given->segment.text * width) * sizeof(float));
     }
-    batch_upload(batch, model);
-    if (f->gradients) fill_rows(batch->target, f, true);
+    batch_upload(batch, model, true);
+    vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);
+    if (!f->gradients) return;
+    stream_wait(NULL);  // Then the room's rows are free.
+    fill_rows(f, true);
+    device_copy(batch->target, room->rows, bind->T * E * (int64_t)sizeof(float), NULL);
+}
+
+// The mean of (output - target)^2, and its gradient in the model's dout.
+static double loss(Forward *f, const PackBind *bind) {
+    double sum = 0, *losses = device_allocate_shared("losses", bind->S * (int64_t)sizeof(*losses));
+    batch_loss(&f->batch, &f->model, losses, true);
+    stream_wait(NULL);
+    for (int64_t s = 0; s < bind->S; s++) sum += losses[s];
+    device_free(losses);
+    return sum / (double)(bind->T * model_token_elements(&f->model.config));
 }
 
 // Rank 0 has the pack; the others hold slices of the parameters.
 static void compute(Forward *f) {
-    const PackBind *bind = f->mesh.rank == 0 ? &f->batch.bind : NULL;
-    if (bind != NULL) fill(f);
+    if (f->mesh.rank == 0) fill(f);
+    const PackBind *bind = f->mesh.rank == 0 ? &f->batch.host->bind : NULL;
     fsdp_begin_step(f->fsdp, 1);
     model_forward(&f->model, f->fsdp, bind, NULL);
     if (!f->gradients) return;
-    if (bind != NULL) {
-        batch_loss(&f->batch, &f->model, true);
-        double sum = 0;
-        for (int64_t s = 0; s < bind->S; s++) sum += f->batch.losses[s];
-        f->loss = sum / (double)(bind->T * model_token_elements(&f->model.config));
-    }
+    if (bind != NULL) f->loss = loss(f, bind);
     model_backward(&f->model, f->fsdp, bind, 0, NULL);
     fsdp_end_step(f->fsdp);
 }
@@ -280,15 +288,16 @@ static TensorData *output(Outputs *outputs, const float *data, int dims, const i
 // N.output of all samples, laid end to end in `memory`.
 static void output_samples(Outputs *outputs, float *memory, const Forward *f) {
     const Batch *batch = &f->batch;
+    const PackRoom *room = batch->host;
     const int64_t E = model_token_elements(&f->model.config);
-    vector_widen(batch->noise, f->model.out, REAL_TYPE, batch->bind.T * E, NULL);
-    device_copy(batch->rows, batch->noise, batch->bind.T * E * (int64_t)sizeof(float), NULL);
+    vector_widen(batch->noise, f->model.out, REAL_TYPE, room->bind.T * E, NULL);
+    device_copy(room->rows, batch->noise, room->bind.T * E * (int64_t)sizeof(float), NULL);
     stream_wait(NULL);
     for (int64_t n = 0; n < f->inputs.count; n++) {
         const LatentShape s = f->inputs.given[n].segment.shape;
-        const int64_t start = batch->bind.token_start[n];
-        unpatchify(memory, batch->rows + start * E, s, model_patch(&f->model.config), 0,
-                   batch->bind.token_start[n + 1] - start);
+        const int64_t start = room->bind.token_start[n];
+        unpatchify(memory, room->rows + start * E, s, model_patch(&f->model.config), 0,
+                   room->bind.token_start[n + 1] - start);
         snprintf(outputs->names[outputs->count], sizeof(*outputs->names), "%" PRId64 ".output", n);
         output(outputs, memory, 4, (const int64_t[]){s.C, s.F, s.H, s.W});
         memory += latent_elements(s);

@@ -90,36 +90,40 @@ double sample_time(const FlowKeys *keys, int64_t pack, int64_t position) {
                      flow_uniform(keys->flow, keys->seed, keys->step, pack, position));
 }
 
-static void *room(int64_t bytes) {
-    void *memory = calloc(1, (size_t)max_i64(bytes, 1));
-    CHECK(memory != NULL, "no memory for %" PRId64 " bytes of a batch", bytes);
-    return memory;
-}
-
 static void lay_out(Batch *batch, const Model *model) {
-    const int64_t bytes =
-        model->bound[ROWS_TOKENS] * model_token_elements(&model->config) * (int64_t)sizeof(float);
+    const int64_t T = model->bound[ROWS_TOKENS], E = model_token_elements(&model->config);
+    const int64_t bytes = T * E * (int64_t)sizeof(float);
+    const int64_t sample = model->bounds.tokens * E * (int64_t)sizeof(float);  // The largest one.
     batch->data = arena_take(&batch->arena, bytes);
     batch->noise = arena_take(&batch->arena, bytes);
     batch->target = arena_take(&batch->arena, bytes);
     batch->weight = arena_take(&batch->arena, model->bounds.segments * (int64_t)sizeof(float));
     batch->wide_text = arena_take(
         &batch->arena, model->bounds.text * model->config.text_width * (int64_t)sizeof(float));
+    batch->scratch = arena_take(&batch->arena, max_i64(sample, flow_loss_scratch(T)));
+}
+
+static float *host_floats(const char *name, int64_t count) {
+    return host_allocate(name, count * (int64_t)sizeof(float));
 }
 
 void batch_create(Batch *batch, const Model *model) {
     const int64_t T = model->bound[ROWS_TOKENS], S = model->bounds.segments;
-    const int64_t E = model_token_elements(&model->config);
     memset(batch, 0, sizeof(*batch));
-    pack_create(&batch->bind, T, S, model->config.head_dim);
-    batch->segments = room(S * (int64_t)sizeof(Segment));
-    batch->rows = room(T * E * (int64_t)sizeof(float));
-    batch->elements_max = model->bounds.tokens * E;
-    batch->latent = room(batch->elements_max * (int64_t)sizeof(float));
-    batch->text = room(model->bounds.text * model->config.text_width * (int64_t)sizeof(float));
-    batch->weights = room(S * (int64_t)sizeof(float));
-    batch->times = room(S * (int64_t)sizeof(float));
-    batch->losses = room(S * (int64_t)sizeof(double));
+    for (int i = 0; i < 2; i++) {
+        PackRoom *room = &batch->rooms[i];
+        pack_create(&room->bind, T, S, model->config.head_dim);
+        room->rows = host_floats("rows of a pack", T * model_token_elements(&model->config));
+        room->text = host_floats("text of a pack", model->bounds.text * model->config.text_width);
+        room->weights = host_floats("weights of a pack", S);
+        room->times = host_floats("times of a pack", S);
+        room->read = event_create();
+    }
+    batch->host = &batch->rooms[0];
+    batch->segments = calloc((size_t)S, sizeof(Segment));
+    CHECK(batch->segments != NULL, "no memory for %" PRId64 " segments", S);
+    batch->upload = stream_create();
+    batch->uploaded = event_create();
     batch->arena.name = "batch";
     lay_out(batch, model);
     arena_commit(&batch->arena);
@@ -127,30 +131,50 @@ void batch_create(Batch *batch, const Model *model) {
 }
 
 void batch_free(Batch *batch) {
-    pack_free(&batch->bind);
+    stream_wait(NULL);
+    for (int i = 0; i < 2; i++) {
+        PackRoom *room = &batch->rooms[i];
+        pack_free(&room->bind);
+        host_free(room->rows);
+        host_free(room->text);
+        host_free(room->weights);
+        host_free(room->times);
+        event_free(room->read);
+    }
     free(batch->segments);
-    free(batch->rows);
-    free(batch->latent);
-    free(batch->text);
-    free(batch->weights);
-    free(batch->times);
-    free(batch->losses);
+    stream_free(batch->upload);
+    event_free(batch->uploaded);
     arena_free(&batch->arena);
+}
+
+static PackRoom *other_room(Batch *batch) {
+    return &batch->rooms[batch->host == &batch->rooms[0]];
 }
 
 void batch_bind(Batch *batch, const Model *model, int64_t count) {
     const Rope rope = {model->config.head_dim, model->config.rope_theta};
-    pack_bind(&batch->bind, batch->segments, count, model_patch(&model->config), &rope,
+    PackRoom *room = batch->host = other_room(batch);
+    event_wait(room->read);
+    pack_bind(&room->bind, batch->segments, count, model_patch(&model->config), &rope,
               model->mesh->sequence_index, model->mesh->sequences);
-    memset(batch->text, 0, (size_t)(batch->bind.X * model->config.text_width) * sizeof(float));
+    memset(room->text, 0, (size_t)(room->bind.X * model->config.text_width) * sizeof(float));
 }
 
-void batch_upload(Batch *batch, Model *model) {
-    const int64_t S = batch->bind.S, elements = batch->bind.X * model->config.text_width;
-    device_copy(batch->wide_text, batch->text, elements * (int64_t)sizeof(float), NULL);
+void batch_upload(Batch *batch, Model *model, bool rows) {
+    const PackRoom *room = batch->host;
+    const int64_t S = room->bind.S, elements = room->bind.X * model->config.text_width;
+    const int64_t row_elements = room->bind.T * model_token_elements(&model->config);
+    stream_await(batch->upload, other_room(batch)->read);  // Then data and wide_text are free.
+    if (rows) {
+        device_copy(batch->data, room->rows, row_elements * (int64_t)sizeof(float), batch->upload);
+    }
+    device_copy(batch->wide_text, room->text, elements * (int64_t)sizeof(float), batch->upload);
+    event_record(batch->uploaded, batch->upload);
+    stream_await(NULL, batch->uploaded);
     vector_round(model->text, REAL_TYPE, batch->wide_text, elements, NULL);
-    device_copy(model->time, batch->times, S * (int64_t)sizeof(float), NULL);
-    device_copy(batch->weight, batch->weights, S * (int64_t)sizeof(float), NULL);
+    device_copy(model->time, room->times, S * (int64_t)sizeof(float), NULL);
+    device_copy(batch->weight, room->weights, S * (int64_t)sizeof(float), NULL);
+    event_record(room->read, NULL);
 }
 
 static bool without_text(const LoadedSample *sample, const FlowKeys *keys) {
@@ -159,67 +183,70 @@ static bool without_text(const LoadedSample *sample, const FlowKeys *keys) {
                keys->caption_dropout;
 }
 
-// Rows of the touched segments, from the data or from noise, to the device.
-static void fill_rows(float *device, Batch *batch, const Model *model, const LoadedPack *pack,
-                      const FlowKeys *keys, bool noise) {
-    const PackBind *bind = &batch->bind;
+// Of token_start[s] .. token_start[s + 1] of this rank's slice, the first one's place in its
+// sample.
+static int64_t first_token(const PackBind *bind, int64_t s) {
+    return bind->first + bind->token_start[s] - bind->pack_start[bind->segment_first + s];
+}
+
+// Rows and text of the touched segments.
+static void fill_room(PackRoom *room, const Model *model, const LoadedPack *pack,
+                      const FlowKeys *keys) {
+    const PackBind *bind = &room->bind;
     const PatchSize patch = model_patch(&model->config);
+    const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
+    for (int64_t s = 0; s < bind->S; s++) {
+        const LoadedSample *sample = &pack->samples[bind->segment_first + s];
+        const int64_t start = bind->token_start[s], count = bind->token_start[s + 1] - start;
+        const int64_t text_rows = bind->text_start[s + 1] - bind->text_start[s];
+        patchify(room->rows + start * E, sample->latent, sample->shape, patch, first_token(bind, s),
+                 count);
+        if (without_text(sample, keys)) continue;
+        memcpy(room->text + bind->text_start[s] * width, sample->text,
+               (size_t)(text_rows * width) * sizeof(float));
+    }
+}
+
+static void fill_noise(Batch *batch, const Model *model, const LoadedPack *pack,
+                       const FlowKeys *keys) {
+    const PackBind *bind = &batch->host->bind;
     const int64_t E = model_token_elements(&model->config);
     for (int64_t s = 0; s < bind->S; s++) {
         const LoadedSample *sample = &pack->samples[bind->segment_first + s];
         const int64_t start = bind->token_start[s], count = bind->token_start[s + 1] - start;
-        const int64_t first = bind->first + start - bind->pack_start[bind->segment_first + s];
-        const float *source = sample->latent;
-        if (noise) {
-            rng_normal(batch->latent, latent_elements(sample->shape), keys->seed, keys->noise,
-                       (uint64_t)sample->position, 0);
-            source = batch->latent;
-        }
-        patchify(batch->rows + start * E, source, sample->shape, patch, first, count);
-    }
-    device_copy(device, batch->rows, bind->T * E * (int64_t)sizeof(float), NULL);
-}
-
-static void fill_text(Batch *batch, const Model *model, const LoadedPack *pack,
-                      const FlowKeys *keys) {
-    const PackBind *bind = &batch->bind;
-    const int64_t width = model->config.text_width;
-    for (int64_t s = 0; s < bind->S; s++) {
-        const LoadedSample *sample = &pack->samples[bind->segment_first + s];
-        const int64_t rows = bind->text_start[s + 1] - bind->text_start[s];
-        if (without_text(sample, keys)) continue;
-        memcpy(batch->text + bind->text_start[s] * width, sample->text,
-               (size_t)(rows * width) * sizeof(float));
+        const NoiseKey key = {keys->seed, keys->noise, (uint64_t)sample->position};
+        flow_noise(batch->noise + start * E, &key, sample->shape, model_patch(&model->config),
+                   first_token(bind, s), count, batch->scratch, NULL);
     }
 }
 
 void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double *weights,
                 const FlowKeys *keys) {
-    const PackBind *bind = &batch->bind;
     for (int64_t i = 0; i < pack->count; i++) {
         const LoadedSample *sample = &pack->samples[i];
         batch->segments[i] =
             (Segment){sample->shape, without_text(sample, keys) ? 1 : sample->text_length};
     }
     batch_bind(batch, model, pack->count);
+    PackRoom *room = batch->host;
+    const PackBind *bind = &room->bind;
     for (int64_t s = 0; s < bind->S; s++) {
         const int64_t i = bind->segment_first + s;
         const LoadedSample *sample = &pack->samples[i];
-        batch->times[s] = (float)sample_time(keys, pack->pack, sample->position);
-        batch->weights[s] = sample->corrupt ? 0.0f : (float)weights[i];
+        room->times[s] = (float)sample_time(keys, pack->pack, sample->position);
+        room->weights[s] = sample->corrupt ? 0.0f : (float)weights[i];
     }
-    fill_rows(batch->data, batch, model, pack, keys, false);
-    fill_rows(batch->noise, batch, model, pack, keys, true);
-    fill_text(batch, model, pack, keys);
-    batch_upload(batch, model);
+    fill_room(room, model, pack, keys);
+    batch_upload(batch, model, true);
+    fill_noise(batch, model, pack, keys);
     flow_mix(model->patches, batch->target, batch->data, batch->noise, model->time, bind->segment,
              bind->T, model_token_elements(&model->config), NULL);
+    event_record(room->read, NULL);  // Again: flow_mix reads `data`.
 }
 
-void batch_loss(Batch *batch, Model *model, bool gradient) {
-    const PackBind *bind = &batch->bind;
-    memset(batch->losses, 0, (size_t)bind->S * sizeof(double));
-    flow_loss(batch->losses, gradient ? model->dout : NULL, model->out, batch->target,
-              batch->weight, bind->segment, bind->T, model_token_elements(&model->config), bind->S,
+void batch_loss(Batch *batch, Model *model, double *losses, bool gradient) {
+    const PackBind *bind = &batch->host->bind;
+    flow_loss(losses, gradient ? model->dout : NULL, model->out, batch->target, batch->weight,
+              bind->segment, bind->T, model_token_elements(&model->config), bind->S, batch->scratch,
               NULL);
 }

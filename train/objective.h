@@ -35,38 +35,50 @@ typedef struct {
 
 double sample_time(const FlowKeys *keys, int64_t pack, int64_t position);
 
-// Room for one pack on this rank.
+// What one pack is uploaded from, and how it is bound. The device copies from it for a while after
+// batch_fill has returned, so two take turns: the host prepares a pack while the one before
+// computes.
 typedef struct {
     PackBind bind;
-    Segment *segments;       // [segments max]
-    float *rows;             // [T, E] On the host, on their way to the device.
-    float *latent;           // [elements of the largest sample] Noise, on the host.
-    float *text;             // [X, text width] On the host, on its way to the device.
-    float *weights, *times;  // [S] On the host.
-    double *losses;          // [S] Of the segments touched here: sums of squares.
+    float *rows;             // [T, E] On the host (pinned), as all that follows.
+    float *text;             // [X, text width]
+    float *weights, *times;  // [S]
+    Event read;              // In the compute stream: the device has read it.
+} PackRoom;
+
+// Room for the packs of this rank.
+typedef struct {
+    PackRoom rooms[2];
+    PackRoom *host;     // The room of the pack that is bound.
+    Segment *segments;  // [segments max] On the host.
+    Stream upload;
+    Event uploaded;
     Arena arena;
     float *data, *noise, *target;  // [T, E] On the device.
     float *weight;                 // [S]
     float *wide_text;              // [X, text width] Before it is rounded.
-    int64_t elements_max;
+    void *scratch;                 // Of flow_noise and flow_loss.
 } Batch;
 
 void batch_create(Batch *batch, const Model *model);
 void batch_free(Batch *batch);
 
-// Binds this rank's slice of the pack of `segments` [count], and clears the text.
+// Binds this rank's slice of the pack of `segments` [count], and clears the text. The host waits
+// until the device has read what the room held before.
 void batch_bind(Batch *batch, const Model *model, int64_t count);
 
-// Text, times and weights to the device, from the host's arrays.
-void batch_upload(Batch *batch, Model *model);
+// Text, times and weights to the device, from the room; rows to `data` where `rows`. The host does
+// not wait; `data` is for kernels of the compute stream.
+void batch_upload(Batch *batch, Model *model, bool rows);
 
 // Binds `pack` and fills the model's inputs and the target for this rank's slice. weights[i]: what
-// sample i's sum of squares is multiplied by in the step's loss; corrupt samples get 0.
+// sample i's sum of squares is multiplied by in the step's loss; corrupt samples get 0. The host
+// does not wait for this pack.
 void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double *weights,
                 const FlowKeys *keys);
 
-// losses[0..S) from the model's output; with `gradient` also the model's dout. losses[i] is sample
-// segment_first + i of the pack.
-void batch_loss(Batch *batch, Model *model, bool gradient);
+// losses[0..S) += sums of squares from the model's output, on the device; with `gradient` also the
+// model's dout. losses[i] is of sample segment_first + i of the pack.
+void batch_loss(Batch *batch, Model *model, double *losses, bool gradient);
 
 #endif

@@ -58,29 +58,31 @@ static void start(SamplePack *p) {
         for (int c = 0; c < p->copies; c++) {
             batch->segments[p->copies * i + c] = (Segment){r->shape, c == 0 ? text_rows(r) : 1};
         }
-        rng_normal(batch->latent, latent_elements(r->shape), p->config->seed, RNG_SAMPLE_NOISE,
-                   r->position, 0);
+        float *noise = p->velocity;  // There is none yet.
+        rng_normal(noise, latent_elements(r->shape), p->config->seed, RNG_SAMPLE_NOISE, r->position,
+                   0);
         const int64_t tokens = latent_tokens(r->shape, patch);
-        patchify(x, batch->latent, r->shape, patch, 0, tokens);
+        patchify(x, noise, r->shape, patch, 0, tokens);
         x += tokens * E;
     }
-    const PackBind *bind = &batch->bind;
     batch_bind(batch, model, p->copies * p->count);
+    const PackBind *bind = &batch->host->bind;
     for (int64_t s = 0; s < bind->S; s++) {
         const int64_t segment = bind->segment_first + s;
         const SampleRequest *r = &p->requests[segment / p->copies];
         if (segment % p->copies != 0 || r->text_length == 0) continue;
-        memcpy(batch->text + bind->text_start[s] * width, r->text,
+        memcpy(batch->host->text + bind->text_start[s] * width, r->text,
                (size_t)(r->text_length * width) * sizeof(float));
     }
-    batch_upload(batch, model);
+    batch_upload(batch, model, false);
 }
 
-// The velocity of all segments at time t, on every rank of the sequence group.
+// The velocity of all segments at time t, on every rank of the sequence group. The host waits for
+// it, so what it wrote for the device is free again.
 static void velocity(SamplePack *p, double t) {
     Batch *batch = p->batch;
     Model *model = p->model;
-    const PackBind *bind = &batch->bind;
+    const PackBind *bind = &batch->host->bind;
     const Mesh *mesh = model->mesh;
     const int64_t E = model_token_elements(&model->config);
     const PatchSize patch = model_patch(&model->config);
@@ -96,8 +98,8 @@ static void velocity(SamplePack *p, double t) {
     device_copy(batch->data, p->velocity + bind->first * E, bind->T * E * (int64_t)sizeof(float),
                 NULL);
     vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);
-    for (int64_t s = 0; s < bind->S; s++) batch->times[s] = (float)t;
-    device_copy(model->time, batch->times, bind->S * (int64_t)sizeof(float), NULL);
+    for (int64_t s = 0; s < bind->S; s++) batch->host->times[s] = (float)t;
+    device_copy(model->time, batch->host->times, bind->S * (int64_t)sizeof(float), NULL);
     model_forward(model, p->fsdp, bind, NULL);
     vector_widen(p->gathered + bind->first * E, model->out, REAL_TYPE, bind->T * E, NULL);
     int64_t offsets[ULYSSES_RANKS_MAX + 1];

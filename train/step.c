@@ -37,11 +37,15 @@ void step_create(Trainer *t) {
     t->agreement = calloc((size_t)agreement, sizeof(*t->agreement));
     t->sample_losses = calloc((size_t)t->samples_max, sizeof(*t->sample_losses));
     t->weights = calloc((size_t)t->samples_max, sizeof(*t->weights));
+    t->losses = device_allocate("losses", t->samples_max * (int64_t)sizeof(*t->losses));
+    t->host_losses = host_allocate("losses", t->samples_max * (int64_t)sizeof(*t->losses));
     CHECK(t->agreement != NULL && t->sample_losses != NULL && t->weights != NULL,
           "no memory for %" PRId64 " samples a step", t->samples_max);
 }
 
 void step_free(Trainer *t) {
+    device_free(t->losses);
+    host_free(t->host_losses);
     free(t->agreement);
     free(t->sample_losses);
     free(t->weights);
@@ -78,16 +82,31 @@ static FlowKeys flow_keys(const Trainer *t, const StepPlan *plan) {
                       .caption_dropout = t->config.train.caption_dropout};
 }
 
-// Notes this rank's sums of squares of a pack's samples, and says which samples were corrupt.
-static void note_losses(Trainer *t, const StepPlan *plan, const LoadedPack *pack) {
-    const PackBind *bind = &t->batch.bind;
-    int64_t *losses = t->agreement + AGREE_LOSSES;
+void step_losses_clear(Trainer *t) {
+    device_zero(t->losses, t->samples_max * (int64_t)sizeof(*t->losses), NULL);
+}
+
+void step_losses_add(Trainer *t, const PlanPack *place, const LoadedPack *pack, bool gradient) {
+    const PackBind *bind = &t->batch.host->bind;
+    double *losses = t->losses + place->first + bind->segment_first;
+    batch_loss(&t->batch, &t->model, losses, gradient);
     for (int64_t s = 0; s < bind->S; s++) {
-        const int64_t i = plan->packs[pack->pack].first + bind->segment_first + s;
-        const bool corrupt = pack->samples[bind->segment_first + s].corrupt;
-        const double loss = corrupt ? 0.0 : t->batch.losses[s];
-        memcpy(&losses[i * t->mesh.sequences + t->mesh.sequence_index], &loss, sizeof(loss));
+        if (!pack->samples[bind->segment_first + s].corrupt) continue;
+        device_zero(losses + s, sizeof(*losses), NULL);
     }
+}
+
+void step_losses_take(Trainer *t, int64_t *bits, int64_t samples) {
+    device_copy(t->host_losses, t->losses, samples * (int64_t)sizeof(*t->losses), NULL);
+    stream_wait(NULL);
+    for (int64_t i = 0; i < samples; i++) {
+        memcpy(&bits[i * t->mesh.sequences + t->mesh.sequence_index], &t->host_losses[i],
+               sizeof(*bits));
+    }
+}
+
+// Counts a pack's corrupt samples, and says which.
+static void note_corrupt(Trainer *t, const StepPlan *plan, const LoadedPack *pack) {
     for (int64_t i = 0; i < pack->count && t->mesh.sequence_index == 0; i++) {
         if (!pack->samples[i].corrupt) continue;
         t->agreement[AGREE_CORRUPT]++;
@@ -108,11 +127,13 @@ static bool run_round(Trainer *t, const StepPlan *plan, int round, Error *error)
     if (pack == NULL) return false;
     CHECK(pack->pack == index, "the loader gave pack %" PRId64 ", not %d", pack->pack, index);
     const FlowKeys keys = flow_keys(t, plan);
-    batch_fill(&t->batch, &t->model, pack, t->weights + plan->packs[index].first, &keys);
-    model_forward(&t->model, t->fsdp, &t->batch.bind, NULL);
-    batch_loss(&t->batch, &t->model, true);
-    model_backward(&t->model, t->fsdp, &t->batch.bind, round, NULL);
-    note_losses(t, plan, pack);
+    const PlanPack *place = &plan->packs[index];
+    batch_fill(&t->batch, &t->model, pack, t->weights + place->first, &keys);
+    const PackBind *bind = &t->batch.host->bind;
+    model_forward(&t->model, t->fsdp, bind, NULL);
+    step_losses_add(t, place, pack, true);
+    model_backward(&t->model, t->fsdp, bind, round, NULL);
+    note_corrupt(t, plan, pack);
     return true;
 }
 
@@ -242,11 +263,13 @@ bool step_run(Trainer *t, bool stop, bool save, StepReport *report, Error *error
     t->agreement[AGREE_STOP] = stop;
     t->agreement[AGREE_SAVE] = save && t->mesh.rank == 0;
 
+    step_losses_clear(t);
     fsdp_begin_step(t->fsdp, (int)plan->pack_count);
     for (int round = 0; round < mesh_rounds(&t->mesh, (int)plan->pack_count); round++) {
         if (!run_round(t, plan, round, error)) return false;
     }
     fsdp_end_step(t->fsdp);
+    step_losses_take(t, t->agreement + AGREE_LOSSES, plan->sample_count);
 
     ExactSum norm;
     optimizer_square_sum(&t->optimizer, &norm, t->fsdp, &t->model.params, &t->mesh);

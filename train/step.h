@@ -19,6 +19,8 @@ typedef struct {
     Planner *planner;
     Loader *loader;
     RunState state;
+    double *losses;         // [samples of the step] On the device: this rank's sums of squares.
+    double *host_losses;    // The same on the host (pinned).
     int64_t *agreement;     // What the ranks add up after a step.
     double *sample_losses;  // [samples of the step] Sums of squares.
     double *weights;        // [samples of the step] Their weights in the loss.
@@ -62,6 +64,15 @@ bool step_run(Trainer *trainer, bool stop, bool save, StepReport *report, Error 
 
 // The packs of a step that this data rank runs (loader.h); context is the Mesh.
 int64_t step_share(int64_t *packs, int64_t pack_count, int stage, const void *context);
+
+// This rank's sums of squares of a plan's samples, without a wait for each pack: cleared, added to
+// by each pack that is bound and has an output (with `gradient` also the model's dout; corrupt
+// samples add nothing), then taken to the host once: the bits of sample i's at
+// bits[i * sequences + sequence_index].
+void step_losses_clear(Trainer *trainer);
+void step_losses_add(Trainer *trainer, const PlanPack *place, const LoadedPack *pack,
+                     bool gradient);
+void step_losses_take(Trainer *trainer, int64_t *bits, int64_t samples);
 
 // weights[i] of each sample of the plan: its sum of squares times this, summed, is the mean loss.
 void step_weights(double *weights, const StepPlan *plan, const Model *model, LossMean mean);

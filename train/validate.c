@@ -23,8 +23,7 @@ void validation_close(Validation *v) {
     loaded_pack_free(v->pack);
 }
 
-// One pack's losses into `losses`, the bits of a double per sample and sequence index.
-static void run_pack(Validation *v, Trainer *t, const StepPlan *plan, int index, int64_t *losses) {
+static void run_pack(Validation *v, Trainer *t, const StepPlan *plan, int index) {
     Error error;
     if (!pack_reader_load(v->pack, v->reader, plan, index, &error)) DIE("%s", error.text);
     const FlowKeys keys = {.seed = (uint64_t)t->config.run.seed,
@@ -33,16 +32,10 @@ static void run_pack(Validation *v, Trainer *t, const StepPlan *plan, int index,
                            .fixed_times = true,
                            .flow = &t->config.flow,
                            .caption_dropout = 0};
-    batch_fill(&t->batch, &t->model, v->pack, t->weights + plan->packs[index].first, &keys);
-    model_forward(&t->model, t->fsdp, &t->batch.bind, NULL);
-    batch_loss(&t->batch, &t->model, false);
-    const PackBind *bind = &t->batch.bind;
-    for (int64_t s = 0; s < bind->S; s++) {
-        const int64_t i = plan->packs[index].first + bind->segment_first + s;
-        if (v->pack->samples[bind->segment_first + s].corrupt) continue;
-        memcpy(&losses[i * t->mesh.sequences + t->mesh.sequence_index], &t->batch.losses[s],
-               sizeof(double));
-    }
+    const PlanPack *place = &plan->packs[index];
+    batch_fill(&t->batch, &t->model, v->pack, t->weights + place->first, &keys);
+    model_forward(&t->model, t->fsdp, &t->batch.host->bind, NULL);
+    step_losses_add(t, place, v->pack, false);
 }
 
 void validate(Validation *v, Trainer *t, Report *report) {
@@ -54,16 +47,18 @@ void validate(Validation *v, Trainer *t, Report *report) {
     const int64_t count = plan->sample_count * mesh->sequences;
     int64_t *losses = calloc((size_t)count, sizeof(*losses));
     CHECK(losses != NULL, "no memory for held-out samples");
+    step_losses_clear(t);
     step_weights(t->weights, plan, &t->model, (LossMean)t->config.train.loss);
     fsdp_source(t->fsdp, t->optimizer.ema);
     for (int first = 0; first < packs; first += mesh->data_size) {
         if (first + mesh->data_index < packs) {
-            run_pack(v, t, plan, first + mesh->data_index, losses);
+            run_pack(v, t, plan, first + mesh->data_index);
         } else {
             model_forward(&t->model, t->fsdp, NULL, NULL);
         }
     }
     fsdp_source(t->fsdp, NULL);
+    step_losses_take(t, losses, plan->sample_count);
     comm_all_reduce_sum(t->world, losses, count);
     double loss = 0;
     for (int64_t i = 0; i < count; i++) {
