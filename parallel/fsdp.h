@@ -89,8 +89,8 @@ void fsdp_reduce(Fsdp *f, int unit, int round);
 void fsdp_end_step(Fsdp *f);
 float *fsdp_gradient(Fsdp *f, int unit);  // [end - begin], until the next fsdp_begin_step.
 
-// out [elements], on the host, = the whole of `unit`, each rank giving its slice, in fp32, by
-// memory made for it (the gradients of `kintoun forward`, tests). Collective over mesh->shard.
+// out [elements], on the host, = the whole of `unit`, each rank giving its slice, in fp32; takes
+// device memory for it (the gradients of `kintoun forward`, tests). Collective over mesh->shard.
 void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice);
 
 #endif

@@ -47,7 +47,7 @@ static inline float case_value(int class, int64_t row, int64_t i, int step) {
 typedef struct {
     ParamTable table;
     CheckpointShards shards;
-    float **slice[CLASS_COUNT];
+    float **slice[CLASS_COUNT];  // On the device.
 } Case;
 
 static inline void case_slice_bounds(const Case *c, int unit, int64_t *begin, int64_t *end) {
@@ -83,8 +83,7 @@ static inline Case case_start(Comm *world, int shards, bool large) {
         for (int unit = 0; unit < c.table.units; unit++) {
             int64_t begin, end;
             case_slice_bounds(&c, unit, &begin, &end);
-            c.slice[k][unit] = calloc((size_t)(end - begin) + 1, sizeof(float));
-            CHECK(c.slice[k][unit] != NULL, "no memory");
+            c.slice[k][unit] = device_allocate("slice", (end - begin) * 4);
         }
         c.shards.slice[k] = c.slice[k];
     }
@@ -93,7 +92,7 @@ static inline Case case_start(Comm *world, int shards, bool large) {
 
 static inline void case_stop(Case *c) {
     for (int k = 0; k < CLASS_COUNT; k++) {
-        for (int unit = 0; unit < c->table.units; unit++) free(c->slice[k][unit]);
+        for (int unit = 0; unit < c->table.units; unit++) device_free(c->slice[k][unit]);
         free(c->slice[k]);
     }
     comm_free(c->shards.shard);
@@ -101,15 +100,27 @@ static inline void case_stop(Case *c) {
     param_free(&c->table);
 }
 
+// What a slice must hold at `step`, or NaN for -1; malloc'd.
+static inline float *case_slice(const Case *c, int class, int unit, int64_t *count, int step) {
+    int64_t begin, end;
+    case_slice_bounds(c, unit, &begin, &end);
+    *count = end - begin;
+    float *values = calloc((size_t)*count + 1, sizeof(float));
+    CHECK(values != NULL, "no memory");
+    for (int64_t e = begin; e < end; e++) {
+        values[e - begin] = step < 0 ? NAN : case_element(c, class, unit, e, step);
+    }
+    return values;
+}
+
 // Fills the slices with the state of `step`, or with NaN for -1.
 static inline void case_fill(const Case *c, int step) {
     for (int k = 0; k < CLASS_COUNT; k++) {
         for (int unit = 0; unit < c->table.units; unit++) {
-            int64_t begin, end;
-            case_slice_bounds(c, unit, &begin, &end);
-            for (int64_t e = begin; e < end; e++) {
-                c->slice[k][unit][e - begin] = step < 0 ? NAN : case_element(c, k, unit, e, step);
-            }
+            int64_t count;
+            float *values = case_slice(c, k, unit, &count, step);
+            device_copy(c->slice[k][unit], values, count * 4, NULL);
+            free(values);
         }
     }
 }
@@ -119,11 +130,15 @@ static inline int64_t case_wrong(const Case *c, int classes, int step) {
     int64_t wrong = 0;
     for (int k = 0; k < classes; k++) {
         for (int unit = 0; unit < c->table.units; unit++) {
-            int64_t begin, end;
-            case_slice_bounds(c, unit, &begin, &end);
-            for (int64_t e = begin; e < end; e++) {
-                wrong += !(c->slice[k][unit][e - begin] == case_element(c, k, unit, e, step));
-            }
+            int64_t count;
+            float *want = case_slice(c, k, unit, &count, step);
+            float *got = calloc((size_t)count + 1, sizeof(float));
+            CHECK(got != NULL, "no memory");
+            device_copy(got, c->slice[k][unit], count * 4, NULL);
+            stream_wait(NULL);
+            for (int64_t i = 0; i < count; i++) wrong += !(got[i] == want[i]);
+            free(got);
+            free(want);
         }
     }
     return wrong;
