@@ -104,11 +104,10 @@ static inline void case_stop(Case *c) {
 static inline float *case_slice(const Case *c, int class, int unit, int64_t *count, int step) {
     int64_t begin, end;
     case_slice_bounds(c, unit, &begin, &end);
-    *count = end - begin;
-    float *values = calloc((size_t)*count + 1, sizeof(float));
+    float *values = calloc((size_t)(*count = end - begin) + 1, sizeof(float));
     CHECK(values != NULL, "no memory");
-    for (int64_t e = begin; e < end; e++) {
-        values[e - begin] = step < 0 ? NAN : case_element(c, class, unit, e, step);
+    for (int64_t i = 0; i < *count; i++) {
+        values[i] = step < 0 ? NAN : case_element(c, class, unit, begin + i, step);
     }
     return values;
 }
