@@ -104,8 +104,9 @@ static inline void case_stop(Case *c) {
 static inline float *case_slice(const Case *c, int class, int unit, int64_t *count, int step) {
     int64_t begin, end;
     case_slice_bounds(c, unit, &begin, &end);
-    float *values = calloc((size_t)(*count = end - begin) + 1, sizeof(float));
+    float *values = calloc((size_t)(end - begin) + 1, sizeof(float));
     CHECK(values != NULL, "no memory");
+    *count = end - begin;
     for (int64_t i = 0; i < *count; i++) {
         values[i] = step < 0 ? NAN : case_element(c, class, unit, begin + i, step);
     }
@@ -131,8 +132,7 @@ static inline int64_t case_wrong(const Case *c, int classes, int step) {
         for (int unit = 0; unit < c->table.units; unit++) {
             int64_t count;
             float *want = case_slice(c, k, unit, &count, step);
-            float *got = calloc((size_t)count + 1, sizeof(float));
-            CHECK(got != NULL, "no memory");
+            float *got = case_slice(c, k, unit, &count, -1);
             device_copy(got, c->slice[k][unit], count * 4, NULL);
             stream_wait(NULL);
             for (int64_t i = 0; i < count; i++) wrong += !(got[i] == want[i]);
