@@ -7,6 +7,9 @@
 #   // threads: 2             OMP_NUM_THREADS, 1 if not given
 #   // seconds: 600           the time limit, 300 if not given
 #   // sanitize: no           not in the build with sanitizers
+#   // backends: all          in the emulator's builds and on a GPU, too
+#   // emulator: 1 2          the numbers of ranks in the emulator, if not all
+# BUILDS="cuda-fp32 cuda-bf16": the programs of these builds alone, and no scripts.
 # A script that exits with 77 was skipped; its last line says why. A program that dies, runs no
 # test or was not built has failed. Tests of one rank share the cores; the others run alone.
 cd "$(dirname "$0")/.." || exit 1
@@ -92,6 +95,12 @@ if [ "${1:-}" = --one ]; then
     exit 0
 fi
 
+mkdir -p build
+exec 9>build/tests.lock
+flock -n 9 || {
+    echo "another tests/run.sh is at work in this tree (it holds build/tests.lock); wait for it"
+    exit 1
+}
 filter=$*
 rm -rf $results build/tmp && mkdir -p $results
 export UBSAN_OPTIONS=print_stacktrace=1
@@ -99,26 +108,41 @@ single=$results/single several=$results/several
 : >$single && : >$several
 has_bf16=$(grep -cm 1 avx512_bf16 /proc/cpuinfo)
 
+# builds_of SOURCE: where it runs.
+builds_of() {
+    precisions=$(setting "$1" precision) backends=cpu
+    [ -z "$(setting "$1" backends)" ] || backends="cpu emulator cuda"
+    for backend in $backends; do
+        for precision in ${precisions:-fp32}; do echo $backend-$precision; done
+        case $backend$(setting "$1" sanitize)-${precisions:-fp32} in
+        cuda* | *no-*) ;;
+        *fp32*) echo debug-$backend-fp32 ;;
+        esac
+    done | while read -r build; do
+        case " ${BUILDS:-cpu-fp32 cpu-bf16 debug-cpu-fp32} " in
+        *" $build "*) echo "$build" ;;
+        esac
+    done
+}
+
 for source in tests/test_*.c; do
     test=$(basename "$source" .c)
     ranks=$(setting "$source" ranks) threads=$(setting "$source" threads)
-    seconds=$(setting "$source" seconds) precisions=$(setting "$source" precision)
-    builds=
-    for precision in ${precisions:-fp32}; do builds="$builds cpu-$precision"; done
-    case $(setting "$source" sanitize)$builds in
-    no*) ;;
-    *fp32*) builds="$builds debug-cpu-fp32" ;;
-    esac
-    for build in $builds; do
+    seconds=$(setting "$source" seconds) emulated=$(setting "$source" emulator)
+    for build in $(builds_of "$source"); do
         if [ "$build" = cpu-bf16 ] && [ "$has_bf16" -eq 0 ]; then
             wanted "$test $build" || continue
             echo "$test $build: skipped: this processor has no bf16 products"
             echo "0 0 1" >"$results/$test.verdict"
             continue
         fi
-        most=99
-        case $build in debug*) most=2 ;; esac
-        for n in ${ranks:-1}; do
+        most=99 numbers=${ranks:-1}
+        case $build in
+        debug-emulator*) most=1 ;;
+        debug*) most=2 ;;
+        emulator*) numbers=${emulated:-$numbers} ;;
+        esac
+        for n in $numbers; do
             [ "$n" -le $most ] || continue
             queue=$several
             set -- mpirun ${MPIRUN_FLAGS:-} -np "$n"
@@ -129,6 +153,7 @@ for source in tests/test_*.c; do
     done
 done
 for script in tests/tidy.sh tests/test_*.sh; do
+    [ -z "${BUILDS:-}" ] || continue
     seconds=$(setting "$script" seconds) queue=$several
     case $(setting "$script" ranks) in 1*) queue=$single ;; esac
     job $queue "$(basename "$script" .sh)" "${seconds:-300}" 1 sh "$script"
@@ -140,8 +165,8 @@ done
 trap 'kill $(cat $results/*.pid) 2>/dev/null; exit 130' INT TERM
 begin=$(date +%s)
 cores=$(nproc)
-xargs -r -n 1 -P $((cores > 2 ? cores / 2 : cores)) sh tests/run.sh --one <$single
-xargs -r -n 1 sh tests/run.sh --one <$several
+xargs -r -n 1 -P $((cores > 2 ? cores / 2 : cores)) sh tests/run.sh --one <$single 9>&-
+xargs -r -n 1 sh tests/run.sh --one <$several 9>&-
 
 printf '\n'
 grep -h ' s  FAILED' $results/*.shown
