@@ -211,7 +211,7 @@ static __device__ void copy_words(const Band *b) {
     const Index step = (Index)gridDim.x * THREADS;
     Index i = (Index)blockIdx.x * THREADS + threadIdx.x;
     for (; i < words; i += COPY_UNROLL * step) {
-        Word some[COPY_UNROLL];
+        Word some[COPY_UNROLL] = {};  // gcc does not see that both loops end alike.
         for (int k = 0; k < COPY_UNROLL; k++) {
             const Index at = i + k * step;
             if (at >= words) break;
