@@ -40,6 +40,13 @@ static inline void check_slopes(const char *name, real *input, const float *grad
     device_free(slope);
 }
 
+// Leaves segments 1 and S - 1 without tokens where S > 3.
+static inline void segments_empty(int32_t *segment, int64_t T, int64_t S) {
+    for (int64_t t = 0; t < T && S > 3; t++) {
+        segment[t] += segment[t] == S - 1 ? -1 : segment[t] > 0 && segment[t] < S - 2 ? 1 : 0;
+    }
+}
+
 // Scratch as ops find it: with whatever was there before, here NaN.
 static inline void *scratch_new(int64_t bytes) {
     void *scratch = device_allocate_shared("scratch", bytes);
@@ -53,6 +60,9 @@ static inline double weighted_sum(const real *out, const real *weight, int64_t n
     for (int64_t i = 0; i < n; i++) sum += (double)to_float(out[i]) * (double)to_float(weight[i]);
     return sum;
 }
+
+// How near reals come to sums that are right, as a share of the largest: bf16 rounds once.
+static const double REAL_TOLERANCE = REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-5;
 
 static inline float *floats_of(const real *values, int64_t n) {
     float *result = floats_new(n);

@@ -132,6 +132,76 @@ static void test_golden(void **state) {
     }
 }
 
+// What plain loops in double make of row t; adds to the sums [C] and [S, C].
+static void expect_row(const Norm *n, int64_t t, float *out, float *dx, double *dweight,
+                       double *dshift, double *dscale) {
+    const real *x = n->x + t * n->C, *dout = n->dout + t * n->C;
+    const int64_t s = n->segment[t], row = s * n->ldm;
+    double mean = 0.0, square = 0.0, g = 0.0, gn = 0.0;
+    for (int64_t c = 0; c < n->C && n->kind == NORM_LAYER; c++) mean += (double)to_float(x[c]);
+    mean /= (double)n->C;
+    for (int64_t c = 0; c < n->C; c++) {
+        square += ((double)to_float(x[c]) - mean) * ((double)to_float(x[c]) - mean);
+    }
+    const double inverse = 1.0 / sqrt(square / (double)n->C + 1e-6);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t c = 0; c < n->C; c++) {
+            const double y = ((double)to_float(x[c]) - mean) * inverse;
+            const double weight = n->weight != NULL ? (double)to_float(n->weight[c]) : 1.0;
+            const double scale = 1.0 + (double)to_float(n->rows[row + 2 * n->C + c]);
+            const double d = (double)to_float(dout[c]), dn = d * weight * scale;
+            if (pass == 0) {
+                g += dn;
+                gn += dn * y;
+                dweight[c] += d * y * scale;
+                dshift[s * n->C + c] += d;
+                dscale[s * n->C + c] += d * y * weight;
+                out[c] = (float)(y * weight * scale + (double)to_float(n->rows[row + n->C + c]));
+            } else {
+                const double centre = n->kind == NORM_LAYER ? g / (double)n->C : 0.0;
+                dx[c] = (float)(inverse * (dn - centre - y * gn / (double)n->C));
+            }
+        }
+    }
+}
+
+// Rows of every width and alignment, long segments, short ones and ones without tokens.
+static void test_shapes(void **state) {
+    (void)state;
+    const struct {
+        NormKind kind;
+        int64_t T, C, S;
+        bool affine;
+    } cases[] = {{NORM_LAYER, 19, 8192, 2, false}, {NORM_RMS, 19, 5120, 3, true},
+                 {NORM_LAYER, 20, 3072, 20, true}, {NORM_LAYER, 41, 1792, 2, false},
+                 {NORM_LAYER, 45, 75, 6, true},    {NORM_RMS, 3, 4097, 2, true},
+                 {NORM_LAYER, 300, 8, 299, false}, {NORM_LAYER, 1200, 16, 7, true}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Norm n = norm_random(cases[i].kind, cases[i].T, cases[i].C, cases[i].S, cases[i].affine);
+        segments_empty(n.segment, n.T, n.S);
+        float *out = floats_new(n.T * n.C), *dx = floats_new(n.T * n.C);
+        double *sums = calloc((size_t)((2 * n.S + 1) * n.C), sizeof(double));
+        for (int64_t t = 0; t < n.T; t++) {
+            expect_row(&n, t, out + t * n.C, dx + t * n.C, sums, sums + n.C,
+                       sums + (n.S + 1) * n.C);
+        }
+        float *want = floats_new((2 * n.S + 1) * n.C);
+        for (int64_t j = 0; j < (2 * n.S + 1) * n.C; j++) want[j] = (float)sums[j];
+        float *dshift, *dscale;
+        forward(&n);
+        check_close_real("out", n.out, out, n.T * n.C, REAL_TOLERANCE);
+        backward(&n, false);
+        check_close_real("dx", n.dx, dx, n.T * n.C, REAL_TOLERANCE);
+        if (n.weight != NULL) check_close("dweight", n.dweight, want, n.C, 1e-5);
+        dshift = chunk_out(&n, 1), dscale = chunk_out(&n, 2);
+        check_close("dshift", dshift, want + n.C, n.S * n.C, 1e-5);
+        check_close("dscale", dscale, want + (n.S + 1) * n.C, n.S * n.C, 1e-5);
+        free_all(out, dx, want, dshift, dscale);
+        free(sums);
+        norm_free(&n);
+    }
+}
+
 static double loss(void *context) {
     const Norm *n = context;
     forward(n);
@@ -214,9 +284,9 @@ static void test_no_tokens(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_no_tokens),
+        cmocka_unit_test(test_golden),  cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_no_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

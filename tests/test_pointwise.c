@@ -126,6 +126,40 @@ static void test_gate_golden(void **state) {
     }
 }
 
+// Rows of every width and alignment, long segments, short ones and ones without tokens, against
+// plain loops.
+static void test_gate_shapes(void **state) {
+    (void)state;
+    const int64_t cases[][3] = {{19, 8192, 2}, {19, 5120, 3}, {20, 3072, 20}, {41, 1792, 2},
+                                {45, 75, 6},   {3, 4097, 2},  {300, 8, 299},  {1200, 16, 7}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Gate g = gate_random(cases[i][0], cases[i][1], cases[i][2]);
+        float *out = floats_new(g.T * g.C), *dh = floats_new(g.T * g.C);
+        float *dgate = floats_new(g.S * g.ldm);
+        double *sums = calloc((size_t)(g.S * g.ldm), sizeof(double));
+        segments_empty(g.segment, g.T, g.S);
+        for (int64_t t = 0; t < g.T; t++) {
+            for (int64_t c = 0; c < g.C; c++) {
+                const int64_t at = t * g.C + c, row = g.segment[t] * g.ldm + c;
+                const double gate = (double)to_float(g.gate[row]), h = (double)to_float(g.h[at]);
+                const double d = (double)to_float(g.dout[at]);
+                out[at] = (float)((double)to_float(g.x[at]) + gate * h);
+                dh[at] = (float)(d * gate);
+                sums[row] += d * h;
+            }
+        }
+        for (int64_t j = 0; j < g.S * g.ldm; j++) dgate[j] = (float)sums[j];
+        forward(&g);
+        check_close_real("out", g.out, out, g.T * g.C, REAL_TOLERANCE);
+        backward(&g);
+        check_close_real("dh", g.dh, dh, g.T * g.C, REAL_TOLERANCE);
+        check_close("dgate", g.dgate, dgate, g.S * g.ldm, 1e-5);
+        free_all(out, dh, dgate);
+        free(sums);
+        gate_free(&g);
+    }
+}
+
 static double gate_loss(void *context) {
     const Gate *g = context;
     forward(g);
@@ -230,10 +264,15 @@ static void test_timestep_embedding(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),    cmocka_unit_test(test_activations_far_out),
-        cmocka_unit_test(test_gate_golden),    cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_gate_two_calls), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_no_tokens),      cmocka_unit_test(test_timestep_embedding),
+        cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_activations_far_out),
+        cmocka_unit_test(test_gate_golden),
+        cmocka_unit_test(test_gate_shapes),
+        cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_gate_two_calls),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_tokens),
+        cmocka_unit_test(test_timestep_embedding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

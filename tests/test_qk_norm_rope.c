@@ -98,6 +98,61 @@ static void test_golden(void **state) {
     }
 }
 
+// What plain loops in double make of row t; adds to the sum for dweight [C].
+static void expect_row(const Query *q, int64_t t, float *out, float *dx, double *dweight) {
+    const real *x = q->x + t * q->ldx, *dout = q->dout + t * q->C;
+    double square = 0.0, gn = 0.0;
+    for (int64_t c = 0; c < q->C; c++) square += (double)to_float(x[c]) * (double)to_float(x[c]);
+    const double inverse = 1.0 / sqrt(square / (double)q->C + 1e-6);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t c = 0; c < q->C; c++) {  // c's pair: the first is y0 or y1.
+            const int64_t other = c ^ 1, i = t * q->D + c % q->D / 2 * 2;
+            const double sign = c % 2 == 0 ? -1.0 : 1.0;
+            const double cosine = (double)q->rope[i], sine = (double)q->rope[i + 1];
+            const double weight = (double)to_float(q->weight[c]);
+            const double n = (double)to_float(x[c]) * inverse;
+            const double partner =
+                (double)to_float(x[other]) * inverse * (double)to_float(q->weight[other]);
+            const double d =
+                (double)to_float(dout[c]) * cosine - sign * (double)to_float(dout[other]) * sine;
+            if (pass == 0) {
+                gn += d * weight * n;
+                dweight[c] += d * n;
+                out[c] = (float)(n * weight * cosine + sign * partner * sine);
+            } else {
+                dx[c] = (float)(inverse * (d * weight - n * gn / (double)q->C));
+            }
+        }
+    }
+}
+
+// Rows of every width, heads of any even size, more rows than one block walks.
+static void test_shapes(void **state) {
+    (void)state;
+    const struct {
+        int64_t T, heads, D;
+    } cases[] = {{17, 64, 128}, {19, 40, 128}, {20, 24, 128}, {41, 28, 64},
+                 {45, 7, 6},    {3, 683, 6},   {1200, 2, 8}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Query q = query_random(cases[i].T, cases[i].heads, cases[i].D);
+        float *out = floats_new(q.T * q.C), *dx = floats_new(q.T * q.C), *want = floats_new(q.C);
+        double *dweight = calloc((size_t)q.C, sizeof(double));
+        for (int64_t t = 0; t < q.T; t++) {
+            expect_row(&q, t, out + t * q.C, dx + t * q.C, dweight);
+        }
+        for (int64_t c = 0; c < q.C; c++) want[c] = (float)dweight[c];
+        forward(&q);
+        check_close_real("out", q.out, out, q.T * q.C, REAL_TOLERANCE);
+        backward(&q);
+        real *got = dense(&q, q.dx);
+        check_close_real("dx", got, dx, q.T * q.C, REAL_TOLERANCE);
+        check_close("dweight", q.dweight, want, q.C, 1e-5);
+        free_all(out, dx, want, got);
+        free(dweight);
+        query_free(&q);
+    }
+}
+
 static double loss(void *context) {
     const Query *q = context;
     forward(q);
@@ -171,9 +226,9 @@ static void test_nothing(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),    cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_golden),  cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
