@@ -17,6 +17,11 @@ typedef struct {
     int64_t used;  // Bytes handed out so far.
 } Arena;
 
+// What something takes of both memories. On the CPU backend they are one.
+typedef struct {
+    int64_t device, host;
+} MemoryBytes;
+
 // The next `bytes` bytes, at a multiple of 256. Dies when the second layout takes more than the
 // first.
 void *arena_take(Arena *arena, int64_t bytes);

@@ -133,16 +133,17 @@ static void plan(Exchange *x, int64_t round) {
     }
 }
 
-void exchange_init(Exchange *exchange, ExchangeKind kind, const Layout *layout,
-                   const CheckpointShards *shards) {
-    Exchange x = {.layout = layout, .shards = shards, .kind = kind};
-    x.index = comm_rank(shards->shard);
-    x.size = comm_size(shards->shard);
-    x.replica = comm_rank(shards->replica);
-    x.replicas = comm_size(shards->replica);
+void exchange_shape(Exchange *exchange, ExchangeKind kind, const Layout *layout, int index,
+                    int size, int replica, int replicas, int64_t window_bytes) {
+    Exchange x = {.layout = layout,
+                  .kind = kind,
+                  .index = index,
+                  .size = size,
+                  .replica = replica,
+                  .replicas = replicas};
     const int64_t writers = (int64_t)x.size * x.replicas;
     const int64_t run_max = div_up(layout->blocks, writers);
-    const int64_t bytes = shards->window_bytes > 0 ? shards->window_bytes : WINDOW_BYTES;
+    const int64_t bytes = window_bytes > 0 ? window_bytes : WINDOW_BYTES;
     x.window_blocks = max_i64(1, bytes / CHECKPOINT_BLOCK / writers);
     x.window_blocks = min_i64(x.window_blocks, run_max);
     x.rounds = div_up(run_max, x.window_blocks);
@@ -151,17 +152,23 @@ void exchange_init(Exchange *exchange, ExchangeKind kind, const Layout *layout,
     x.replica_offsets = calloc((size_t)x.replicas + 1, sizeof(int64_t));
     CHECK(x.near_offsets != NULL && x.far_offsets != NULL && x.replica_offsets != NULL,
           "no memory for the offsets of %" PRId64 " ranks", writers);
-    int64_t near = 1, far = 1;
     for (int64_t round = 0; round < x.rounds; round++) {
         plan(&x, round);
-        near = max_i64(near, x.near_offsets[x.size]);
-        far = max_i64(far, x.replica_offsets[x.replicas]);
+        x.near_bytes = max_i64(x.near_bytes, x.near_offsets[x.size]);
+        x.far_bytes = max_i64(x.far_bytes, x.replica_offsets[x.replicas]);
     }
-    x.near = device_allocate("pieces of this rank's blocks", near);
-    x.far = device_allocate("pieces of this rank's slices", far);
-    x.window = malloc((size_t)(x.window_blocks * CHECKPOINT_BLOCK));
-    CHECK(x.window != NULL, "no memory for %" PRId64 " blocks", x.window_blocks);
     *exchange = x;
+}
+
+void exchange_init(Exchange *x, ExchangeKind kind, const Layout *layout,
+                   const CheckpointShards *shards) {
+    exchange_shape(x, kind, layout, comm_rank(shards->shard), comm_size(shards->shard),
+                   comm_rank(shards->replica), comm_size(shards->replica), shards->window_bytes);
+    x->shards = shards;
+    x->near = device_allocate("pieces of this rank's blocks", x->near_bytes);
+    x->far = device_allocate("pieces of this rank's slices", x->far_bytes);
+    x->window = malloc((size_t)(x->window_blocks * CHECKPOINT_BLOCK));
+    CHECK(x->window != NULL, "no memory for %" PRId64 " blocks", x->window_blocks);
 }
 
 void exchange_free(Exchange *x) {

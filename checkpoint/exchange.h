@@ -32,10 +32,16 @@ typedef struct {
     int64_t window_blocks, rounds;
     int64_t *near_offsets;  // [size + 1] Pieces of this rank's window, by owner.
     int64_t *far_offsets;   // [size + 1] This rank's pieces in the windows of its group, by writer.
-    int64_t *replica_offsets;  // [replicas + 1] The same of every replica.
-    char *near, *far;          // Device memory for these.
+    int64_t *replica_offsets;       // [replicas + 1] The same of every replica.
+    int64_t near_bytes, far_bytes;  // The most of any round.
+    char *near, *far;               // Device memory for these.
     char *window;  // Host: window_blocks blocks, each at a multiple of CHECKPOINT_BLOCK.
 } Exchange;
+
+// Everything but the memory, from numbers alone: place `index` of `size` in the shard group,
+// `replica` of `replicas`. Local; exchange_free afterwards.
+void exchange_shape(Exchange *exchange, ExchangeKind kind, const Layout *layout, int index,
+                    int size, int replica, int replicas, int64_t window_bytes);
 
 // A rank holds its window, as much again for the pieces of it, and the pieces that it owns in the
 // windows of one round: near 64 MiB, more where several windows fall into one rank's slices. Local.

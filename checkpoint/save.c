@@ -234,14 +234,17 @@ static bool name_folders(Work *work, Error *error) {
            step_path(work->final, work->save->run, work->save->step, error);
 }
 
+static int64_t file_limit(int64_t file_bytes_max) {
+    return file_bytes_max > 0 ? file_bytes_max : CHECKPOINT_FILE_BYTES;
+}
+
 bool checkpoint_save(const CheckpointSave *save, Error *error) {
     Work work = {.save = save, .world = save->shards.world};
     Error reason = {""};
     bool ok = agree(work.world, name_folders(&work, &reason), &reason);
     if (ok) {
-        const int64_t limit =
-            save->file_bytes_max > 0 ? save->file_bytes_max : CHECKPOINT_FILE_BYTES;
-        layout_build(&work.layout, save->shards.table, limit, save->config, save->state);
+        layout_build(&work.layout, save->shards.table, file_limit(save->file_bytes_max),
+                     save->config, save->state);
         exchange_init(&work.exchange, EXCHANGE_SAVE, &work.layout, &save->shards);
         work.crc = calloc((size_t)work.layout.blocks, sizeof(*work.crc));
         work.fd = malloc((size_t)work.layout.count * sizeof(*work.fd));
@@ -256,4 +259,21 @@ bool checkpoint_save(const CheckpointSave *save, Error *error) {
     }
     return ok ? true
               : error_set(error, "step %" PRId64 " not saved: %.960s", save->step, reason.text);
+}
+
+MemoryBytes checkpoint_bytes(const ParamTable *table, int64_t file_bytes_max, int index, int size,
+                             int replicas) {
+    static const ExchangeKind kinds[] = {EXCHANGE_SAVE, EXCHANGE_RESTORE};
+    MemoryBytes most = {0, 0};
+    Layout layout;
+    layout_build(&layout, table, file_limit(file_bytes_max), "{}", "{}");
+    for (int k = 0; k < 2; k++) {
+        Exchange x;
+        exchange_shape(&x, kinds[k], &layout, index, size, 0, replicas, 0);
+        most.device = max_i64(most.device, x.near_bytes + x.far_bytes);
+        most.host = max_i64(most.host, x.window_blocks * CHECKPOINT_BLOCK);
+        exchange_free(&x);
+    }
+    layout_free(&layout);
+    return most;
 }

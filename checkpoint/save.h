@@ -6,6 +6,7 @@
 #ifndef CHECKPOINT_SAVE_H
 #define CHECKPOINT_SAVE_H
 
+#include "base/arena.h"
 #include "base/error.h"
 #include "checkpoint/exchange.h"
 
@@ -31,5 +32,10 @@ typedef struct {
 // changes; one with other bytes is set aside as replaced-step-N. False with the same reason on
 // every rank, naming the first that failed. Collective over world, shard and replica.
 bool checkpoint_save(const CheckpointSave *save, Error *error);
+
+// What saving or restoring takes for a while, whichever is more, on rank `index` of a shard group
+// of `size`, in the first of `replicas`. Local.
+MemoryBytes checkpoint_bytes(const ParamTable *table, int64_t file_bytes_max, int index, int size,
+                             int replicas);
 
 #endif

@@ -127,3 +127,9 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
     device_copy(bind->segment, bind->host_segment, bind->T * (int64_t)sizeof(int32_t), NULL);
     device_copy(bind->rope, bind->host_rope, bind->T * rope->D * (int64_t)sizeof(float), NULL);
 }
+
+MemoryBytes pack_bytes(int64_t tokens_max, int64_t segments_max, int64_t D) {
+    const int64_t bytes = tokens_max * ((int64_t)sizeof(int32_t) + D * (int64_t)sizeof(float)) +
+                          3 * (segments_max + 1) * (int64_t)sizeof(int32_t);
+    return (MemoryBytes){.device = bytes, .host = bytes};
+}

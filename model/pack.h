@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/media.h"
 
 // A sample of a pack, in the pack's order.
@@ -44,6 +45,9 @@ typedef struct {
 // Room for packs of at most this many tokens here and segments.
 void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64_t D);
 void pack_free(PackBind *bind);
+
+// What pack_create takes: as much of the device as, on its way there, of the host.
+MemoryBytes pack_bytes(int64_t tokens_max, int64_t segments_max, int64_t D);
 
 // Binds slice `index` of `slices` of a pack of `count` segments; copies to the device on the
 // compute stream, which must be past the copies of the pack that was bound before.

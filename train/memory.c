@@ -1,9 +1,12 @@
 #include "train/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/die.h"
+#include "checkpoint/save.h"
 #include "train/optimizer.h"
+#include "train/sampler.h"
 
 ModelNeeds model_needs(const ModelConfig *config) {
     Mesh alone;
@@ -53,9 +56,17 @@ MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int
     mesh_shape(&last, &(MeshConfig){mesh->sequences, mesh->shards}, mesh->shards - 1, mesh->size);
     MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, &last, &sharding),
                        .model = model->bytes,
+                       .batch = batch_bytes(model),
+                       .saving = checkpoint_bytes(&model->params, config->checkpoint.file_bytes,
+                                                  last.shard_index, last.shards, last.replicas),
                        .optimizer = optimizer_plan(&model->params, &last),
                        .data = data};
-    plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.data;
+    if (config->sample.prompt_count > 0) plan.sampling = sampler_bytes(model);
+    plan.host = plan.data + plan.model.host + plan.batch.host +
+                max_i64(plan.sampling.host, plan.saving.host);
+    plan.total = plan.fsdp.total + plan.model.total + plan.optimizer + plan.batch.device +
+                 max_i64(plan.sampling.device, plan.saving.device);
+    if (strcmp(device_backend(), "cpu") == 0) plan.total += plan.host;
     return plan;
 }
 

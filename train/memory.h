@@ -5,12 +5,15 @@
 #include "model/model.h"
 #include "train/config.h"
 
-// What a rank needs, in bytes, by purpose; `data` is what the loader takes. Local: works with
+// What a rank needs, in bytes, by purpose; `data` is what the loader takes of the host. Sampling
+// and saving take theirs for a while, one after the other. `total` is what has to fit into what
+// device_memory_free says: of the device, and on the CPU of the host, too. Local: works with
 // mesh_shape, and without any data.
 typedef struct {
     FsdpBytes fsdp;
     ModelBytes model;
-    int64_t optimizer, data, total;
+    MemoryBytes batch, sampling, saving;
+    int64_t optimizer, data, host, total;
 } MemoryPlan;
 MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int64_t data,
                        Recompute recompute);

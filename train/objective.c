@@ -130,6 +130,17 @@ void batch_create(Batch *batch, const Model *model) {
     lay_out(batch, model);
 }
 
+MemoryBytes batch_bytes(const Model *model) {
+    const int64_t T = model->bound[ROWS_TOKENS], S = model->bounds.segments;
+    const int64_t floats = T * model_token_elements(&model->config) +
+                           model->bounds.text * model->config.text_width + 2 * S;
+    const MemoryBytes pack = pack_bytes(T, S, model->config.head_dim);
+    Batch measure = {.arena.name = "batch"};
+    lay_out(&measure, model);
+    return (MemoryBytes){.device = measure.arena.used + 2 * pack.device,
+                         .host = 2 * (floats * (int64_t)sizeof(float) + pack.host)};
+}
+
 void batch_free(Batch *batch) {
     stream_wait(NULL);
     for (int i = 0; i < 2; i++) {

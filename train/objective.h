@@ -63,6 +63,9 @@ typedef struct {
 void batch_create(Batch *batch, const Model *model);
 void batch_free(Batch *batch);
 
+// What batch_create takes. Local.
+MemoryBytes batch_bytes(const Model *model);
+
 // Binds this rank's slice of the pack of `segments` [count], and clears the text. The host waits
 // until the device has read what the room held before.
 void batch_bind(Batch *batch, const Model *model, int64_t count);

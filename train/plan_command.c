@@ -187,9 +187,20 @@ static void print_memory(Plan *plan) {
     print_bytes("inputs of blocks, tokens, outputs", plans, offsetof(MemoryPlan, model.inputs));
     print_bytes("kept for the backward", plans, offsetof(MemoryPlan, model.kept));
     print_bytes("working memory of a block", plans, offsetof(MemoryPlan, model.work));
+    print_bytes("scratch of products", plans, offsetof(MemoryPlan, model.products));
+    print_bytes("batch", plans, offsetof(MemoryPlan, batch.device));
+    print_bytes("sampling, for a while", plans, offsetof(MemoryPlan, sampling.device));
+    print_bytes("saving, for a while", plans, offsetof(MemoryPlan, saving.device));
+    printf("  of the host:\n");
     print_bytes(plan->planner != NULL ? "data" : "data: unknown, it is missing", plans,
                 offsetof(MemoryPlan, data));
-    print_bytes("total", plans, offsetof(MemoryPlan, total));
+    print_bytes("batch", plans, offsetof(MemoryPlan, batch.host));
+    print_bytes("offloaded inputs of blocks", plans, offsetof(MemoryPlan, model.host));
+    print_bytes("sampling, for a while", plans, offsetof(MemoryPlan, sampling.host));
+    print_bytes("saving, for a while", plans, offsetof(MemoryPlan, saving.host));
+    print_bytes("total of the host", plans, offsetof(MemoryPlan, host));
+    print_bytes(strcmp(device_backend(), "cpu") == 0 ? "total, the host's with it" : "total", plans,
+                offsetof(MemoryPlan, total));
     const int64_t available = memory_available(&plan->options);
     plan->recompute = choose_recompute(&plan->model, &plan->mesh, c, data, available);
     memory_plan(&plan->model, &plan->mesh, c, data, plan->recompute);

@@ -180,6 +180,16 @@ bool sampler_check(const SampleRequest *request, const SamplerConfig *config,
                      bounds.segments);
 }
 
+// Elements of the largest pack.
+static int64_t pack_elements(const Model *model) {
+    return model->bounds.tokens * model_token_elements(&model->config);
+}
+
+MemoryBytes sampler_bytes(const Model *model) {
+    const int64_t bytes = pack_elements(model) * (int64_t)sizeof(float);
+    return (MemoryBytes){.device = bytes, .host = 2 * bytes};
+}
+
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
                  Fsdp *fsdp, Batch *batch, Error *error) {
     for (int i = 0; i < count; i++) {
@@ -190,7 +200,7 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
     }
     const int copies = copies_of(config);
     const Mesh *mesh = model->mesh;
-    const int64_t rows = model->bounds.tokens * model_token_elements(&model->config);
+    const int64_t rows = pack_elements(model);
     float *memory = malloc((size_t)(2 * rows) * sizeof(float));
     float *gathered = device_allocate("velocities", rows * (int64_t)sizeof(float));
     int *ends = malloc((size_t)mesh->data_size * sizeof(*ends));

@@ -26,6 +26,9 @@ typedef struct {
 bool sampler_check(const SampleRequest *request, const SamplerConfig *config,
                    const ModelConfig *model, ModelBounds bounds, Error *error);
 
+// What sampler_run takes for a while. Local.
+MemoryBytes sampler_bytes(const Model *model);
+
 // False where sampler_check is for any request. Uses the batch's buffers; the weights are those
 // that the fsdp's source gives. Collective over the world.
 bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config, Model *model,
