@@ -1,22 +1,27 @@
-// How near the ops that are bound by memory come to a plain copy on this machine.
+// How near the ops that are bound by memory come to a plain copy on this device.
 //
 //     memory_bound [TOKENS CHANNELS [SEGMENTS [ROUNDS]]]      default 4096 1152 4 7
 //
-// Prints per op: milliseconds (the best round), GB/s over the bytes that it must move, and the
-// share of what a copy of the same size reaches. Threads by OMP_NUM_THREADS.
+// Prints a JSON line per op: ms (the best round), gb_per_s over the bytes that it must move, and
+// its share of what a copy of as many bytes reaches in the same run (read and written, by the
+// faster of device_copy and vector_copy_rows). Ops run one after the other as in a step, so sizes
+// that caches hold say nothing of memory: take 65536 1792 on a GPU. Threads by OMP_NUM_THREADS.
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/die.h"
 #include "base/rng.h"
+#include "base/vector.h"
 #include "model/ops/flow.h"
 #include "model/ops/norm.h"
 #include "model/ops/pointwise.h"
 
 typedef struct {
     int64_t T, C, S, heads, D;
+    int64_t copy_bytes;                            // From wide to wide2.
     real *x, *y, *z, *row, *wide, *wide2, *wide3;  // [T, C], row [S, 6 C], wide [T, 4 C].
     void *scratch;
     float *drow, *stats, *rope, *target, *time;
@@ -24,29 +29,30 @@ typedef struct {
     int32_t *segment;
 } Buffers;
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
+// Normal numbers, which repeat after a while.
 static real *random_reals(const char *name, int64_t count) {
-    real *values = device_allocate(name, count * (int64_t)sizeof(real));
-    float chunk[1024];
-    for (int64_t i = 0; i < count; i += 1024) {
-        const int64_t n = min_i64(1024, count - i);
-        rng_normal(chunk, n, 1, RNG_TEST, (uint64_t)count, (uint64_t)(i % 65536));
-        for (int64_t j = 0; j < n; j++) values[i + j] = to_real(chunk[j]);
+    enum { CHUNK = 1 << 16 };
+    real *const values = device_allocate(name, count * (int64_t)sizeof(real));
+    float *const wide = host_allocate("numbers", CHUNK * (int64_t)sizeof(float));
+    real *const chunk = host_allocate("rounded numbers", CHUNK * (int64_t)sizeof(real));
+    rng_normal(wide, CHUNK, 1, RNG_TEST, (uint64_t)count, 0);
+    for (int64_t i = 0; i < CHUNK; i++) chunk[i] = to_real(wide[i]);
+    for (int64_t i = 0; i < count; i += CHUNK) {
+        device_copy(values + i, chunk, min_i64(CHUNK, count - i) * (int64_t)sizeof(real), NULL);
     }
+    stream_wait(NULL);
+    host_free(wide);
+    host_free(chunk);
     return values;
 }
 
-static void run_copy(const Buffers *b) {
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < b->T; t++) {
-#pragma omp simd
-        for (int64_t i = t * b->C; i < (t + 1) * b->C; i++) b->y[i] = b->x[i];
-    }
+static void run_device_copy(const Buffers *b) {
+    device_copy(b->wide2, b->wide, b->copy_bytes, NULL);
+}
+
+static void run_copy_rows(const Buffers *b) {
+    const int64_t row = 4096;
+    vector_copy_rows(b->wide2, row, b->wide, row, b->copy_bytes / row, row, NULL);
 }
 
 static void run_layer_forward(const Buffers *b) {
@@ -119,6 +125,51 @@ static void run_loss(const Buffers *b) {
               NULL);
 }
 
+// Seconds of one run, the best of `rounds` means over about 2 ms.
+static double best_seconds(void (*run)(const Buffers *), const Buffers *b, int64_t rounds) {
+    double best = INFINITY;
+    int64_t repeats = 1;
+    for (int64_t round = -2; round < rounds; round++) {  // -2 warms up, -1 sets the repeats.
+        stream_wait(NULL);
+        const double start = clock_seconds();
+        for (int64_t i = 0; i < repeats; i++) run(b);
+        stream_wait(NULL);
+        const double took = (clock_seconds() - start) / (double)repeats;
+        if (round == -1) repeats = (int64_t)fmax(1.0, fmin(200.0, 2e-3 / took));
+        if (round >= 0) best = fmin(best, took);
+    }
+    return best;
+}
+
+static void set_up(Buffers *b) {
+    const int64_t T = b->T, C = b->C, S = b->S;
+    b->x = random_reals("x", T * C);
+    b->y = random_reals("y", T * C);
+    b->z = random_reals("z", T * C);
+    b->row = random_reals("row", S * 6 * C);
+    b->wide = random_reals("wide", T * 4 * C);
+    b->wide2 = random_reals("wide2", T * 4 * C);
+    b->wide3 = random_reals("wide3", T * 4 * C);
+    b->drow = device_allocate("drow", S * 6 * C * 4);
+    b->stats = device_allocate("stats", T * 2 * 4);
+    b->rope = device_allocate("rope", T * b->D * 4);
+    b->target = device_allocate("target", T * 64 * 4);
+    b->time = device_allocate("time", S * 4);
+    const int64_t scratch[] = {norm_modulate_scratch(T, C, S),
+                               qk_norm_rope_scratch(T, b->heads, b->D),
+                               gate_residual_scratch(T, S, C), flow_loss_scratch(T)};
+    int64_t most = 0;
+    for (int i = 0; i < 4; i++) most = max_i64(most, scratch[i]);
+    b->scratch = device_allocate("scratch", most);
+    b->loss = device_allocate("loss", S * 8);
+    b->segment = device_allocate("segment", T * 4);
+    int32_t *const segment = host_allocate("segment", T * 4);
+    for (int64_t t = 0; t < T; t++) segment[t] = (int32_t)(t * S / T);
+    device_copy(b->segment, segment, T * 4, NULL);
+    stream_wait(NULL);
+    host_free(segment);
+}
+
 int main(int argc, char **argv) {
     const int64_t T = argc > 2 ? strtoll(argv[1], NULL, 10) : 4096;
     const int64_t C = argc > 2 ? strtoll(argv[2], NULL, 10) : 1152;
@@ -126,34 +177,16 @@ int main(int argc, char **argv) {
     const int64_t rounds = argc > 4 ? strtoll(argv[4], NULL, 10) : 7;
     CHECK(T >= S && S > 0 && C >= 64 && rounds > 0, "usage: memory_bound T C [S [ROUNDS]]");
     const int64_t D = C % 72 == 0 ? 72 : 64;
+    Error error;
+    CHECK(device_start(0, &error), "%s", error.text);
     Buffers b = {.T = T, .C = C, .S = S, .D = D, .heads = C / D};
-    b.x = random_reals("x", T * C);
-    b.y = random_reals("y", T * C);
-    b.z = random_reals("z", T * C);
-    b.row = random_reals("row", S * 6 * C);
-    b.wide = random_reals("wide", T * 4 * C);
-    b.wide2 = random_reals("wide2", T * 4 * C);
-    b.wide3 = random_reals("wide3", T * 4 * C);
-    b.drow = device_allocate("drow", S * 6 * C * 4);
-    b.stats = device_allocate("stats", T * 2 * 4);
-    b.rope = device_allocate("rope", T * D * 4);
-    b.target = device_allocate("target", T * 64 * 4);
-    b.time = device_allocate("time", S * 4);
-    const int64_t scratch[] = {norm_modulate_scratch(T, C, S), qk_norm_rope_scratch(T, b.heads, D),
-                               gate_residual_scratch(T, S, C), flow_loss_scratch(T)};
-    int64_t most = 0;
-    for (int i = 0; i < 4; i++) most = max_i64(most, scratch[i]);
-    b.scratch = device_allocate("scratch", most);
-    b.loss = device_allocate("loss", S * 8);
-    b.segment = device_allocate("segment", T * 4);
-    for (int64_t t = 0; t < T; t++) b.segment[t] = (int32_t)(t * S / T);
+    set_up(&b);
     const double e = (double)(T * C) * (double)sizeof(real);
     const struct {
         const char *name;
         void (*run)(const Buffers *);
         double bytes;
     } cases[] = {
-        {"copy", run_copy, 2 * e},
         {"layer norm, modulate", run_layer_forward, 2 * e},
         {"layer norm, modulate: backward", run_layer_backward, 3 * e},
         {"rms norm, modulate: backward, +=", run_rms_backward_add, 4 * e},
@@ -166,21 +199,19 @@ int main(int argc, char **argv) {
         {"residual", run_add, 3 * e},
         {"flow loss [T, 64]", run_loss, (double)(T * 64) * (2 * (double)sizeof(real) + 4)},
     };
-    double copy = 0.0;
-    printf("%" PRId64 " tokens, %" PRId64 " channels, %" PRId64 " segments, " REAL_NAME "\n", T, C,
-           S);
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        double best = 1e9;
-        for (int64_t round = 0; round <= rounds; round++) {  // The first warms up.
-            const double start = seconds();
-            cases[i].run(&b);
-            const double took = seconds() - start;
-            if (round > 0 && took < best) best = took;
-        }
-        const double rate = 1e-9 * cases[i].bytes / best;
-        if (i == 0) copy = rate;
-        printf("%-34s %8.3f ms %7.2f GB/s %5.2f of a copy\n", cases[i].name, 1e3 * best, rate,
-               rate / copy);
+        b.copy_bytes = (int64_t)fmin(cases[i].bytes / 2, 4 * e) / 4096 * 4096;
+        const double copy = fmin(best_seconds(run_device_copy, &b, rounds),
+                                 best_seconds(run_copy_rows, &b, rounds));
+        const double copied = 2e-9 * (double)b.copy_bytes / copy;
+        const double took = best_seconds(cases[i].run, &b, rounds);
+        const double rate = 1e-9 * cases[i].bytes / took;
+        printf("{\"kernel\": \"%s\", \"precision\": \"%s\", \"tokens\": %" PRId64
+               ", \"channels\": %" PRId64 ", \"segments\": %" PRId64
+               ", \"mb\": %.1f, \"ms\": %.4f, \"gb_per_s\": %.1f, \"copy_gb_per_s\": %.1f, "
+               "\"share\": %.3f}\n",
+               cases[i].name, REAL_NAME, T, C, S, 1e-6 * cases[i].bytes, 1e3 * took, rate, copied,
+               rate / copied);
     }
     return 0;
 }
