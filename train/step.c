@@ -269,10 +269,10 @@ bool step_run(Trainer *t, bool stop, bool save, StepReport *report, Error *error
         if (!run_round(t, plan, round, error)) return false;
     }
     fsdp_end_step(t->fsdp);
-    step_losses_take(t, t->agreement + AGREE_LOSSES, plan->sample_count);
 
     ExactSum norm;
     optimizer_square_sum(&t->optimizer, &norm, t->fsdp, &t->model.params, &t->mesh);
+    step_losses_take(t, t->agreement + AGREE_LOSSES, plan->sample_count);
     memcpy(t->agreement + AGREE_NORM, &norm, sizeof(norm));
     comm_all_reduce_sum(t->world, t->agreement, agreement);
     memcpy(&norm, t->agreement + AGREE_NORM, sizeof(norm));
