@@ -54,7 +54,7 @@ all: $(BUILDS:%=%/kintoun) kintoun
 # Where CUDA is; empty where it is not looked for.
 build/cuda.mk: launch/find-cuda
 	@mkdir -p build
-	@sh launch/find-cuda >$@
+	@NVCC="$(filter-out none,$(NVCC))" sh launch/find-cuda >$@
 -include build/cuda.mk
 ifneq ($(NVCC),)
 ifneq ($(NVCC),none)
