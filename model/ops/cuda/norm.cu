@@ -23,15 +23,17 @@ typedef struct {
     int64_t T, C;
 } NormForward;
 
-// One row for blockDim.x threads, which keep it in registers, V parts each; up to 2,048 bf16 or
-// 1,024 fp32 a warp has a row to itself. x is read once, out written once: 4 bytes per element in
-// bf16. The modulation's rows come from the caches.
+// One row for blockDim.x threads, which keep it in registers, V parts each; up to 2,048 channels in
+// bf16 or 1,024 in fp32 it has a warp to itself. x is read once, out written once: 4 bytes per
+// element in bf16. The modulation's rows come from the caches.
 template <bool WIDE, int V>
-static __global__ void __launch_bounds__(256) norm_forward_kernel(NormForward a, bool centred) {
+static __global__ void __launch_bounds__(256, V < 8 ? 3 : 2)
+    norm_forward_kernel(NormForward a, bool centred) {
     __shared__ float partial[8];
     const int64_t t = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, C = a.C;
     const bool here = t < a.T;
     const real *x = a.x + (here ? t : 0) * C;
+    const int64_t row = a.scale != NULL && here ? a.segment[t] * a.ldm : 0;
     float y[REALS_16], sum = 0.0f;
     uint4 raw[V];
 #pragma unroll
@@ -57,7 +59,6 @@ static __global__ void __launch_bounds__(256) norm_forward_kernel(NormForward a,
         a.stats[2 * t] = mean;
         a.stats[2 * t + 1] = inverse;
     }
-    const int64_t row = a.scale != NULL && here ? a.segment[t] * a.ldm : 0;
 #pragma unroll
     for (int p = 0; p < V && here; p++) {
         const int64_t c = part_channel(p);
