@@ -177,6 +177,20 @@ static void test_tiles(void **state) {
     }
 }
 
+// Columns of wider tensors, from where no 16-byte access may start.
+static void test_columns(void **state) {
+    (void)state;
+    Layer whole = layer_random(130, 72, 40, 8), l = whole;
+    l.x += 3;
+    l.dx += 3;
+    l.out += 1;
+    l.dout += 1;
+    forward(&l);
+    backward(&l, false);
+    check_plain(&l);
+    layer_free(&whole);
+}
+
 static double loss(void *context) {
     const Layer *l = context;
     forward(l);
@@ -271,10 +285,10 @@ static void test_nothing(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),    cmocka_unit_test(test_golden_rows),
-        cmocka_unit_test(test_tiles),     cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_golden),  cmocka_unit_test(test_golden_rows),
+        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
