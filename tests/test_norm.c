@@ -196,6 +196,9 @@ static void test_shapes(void **state) {
         dshift = chunk_out(&n, 1), dscale = chunk_out(&n, 2);
         check_close("dshift", dshift, want + n.C, n.S * n.C, 1e-5);
         check_close("dscale", dscale, want + (n.S + 1) * n.C, n.S * n.C, 1e-5);
+        for (int64_t j = 0; j < n.T * n.C; j++) dx[j] *= 2.0f;
+        backward(&n, true);
+        check_close_real("dx +=", n.dx, dx, n.T * n.C, REAL_TOLERANCE);
         free_all(out, dx, want, dshift, dscale);
         free(sums);
         norm_free(&n);
