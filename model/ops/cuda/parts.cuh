@@ -53,10 +53,10 @@ static __device__ __forceinline__ void part_read(float out[REALS_16], const real
                                                  int64_t C, float otherwise) {
     if (WIDE && row != NULL && c < C) {
         load_16(out, row + c);
-        return;
-    }
-    for (int i = 0; i < REALS_16; i++) {
-        out[i] = row == NULL || c + i >= C ? otherwise : to_float(row[c + i]);
+    } else {
+        for (int i = 0; i < REALS_16; i++) {
+            out[i] = WIDE || row == NULL || c + i >= C ? otherwise : to_float(row[c + i]);
+        }
     }
 }
 
