@@ -21,6 +21,8 @@ static int64_t unit_start[UNITS + 1];  // In an array of all units.
 // Shared with the device.
 static float (*leaves)[SEQUENCE_MAX][ELEMENTS];  // [PACKS_MAX]
 static float (*sums)[ELEMENTS];                  // [PACKS_MAX] Where expected sums are built.
+static real (*forward)[ELEMENTS], (*backward)[ELEMENTS];  // [PACKS_MAX] Weights seen in each round.
+static float *slice;                                      // [ELEMENTS]
 
 static void fill(void) {
     const int64_t counts[UNITS] = {100, 5000, 3072, 9984};
@@ -33,6 +35,9 @@ static void fill(void) {
     const int64_t bytes = ELEMENTS * (int64_t)sizeof(float);
     leaves = device_allocate_shared("leaves", PACKS_MAX * SEQUENCE_MAX * bytes);
     sums = device_allocate_shared("sums", PACKS_MAX * bytes);
+    forward = device_allocate_shared("seen", PACKS_MAX * (int64_t)sizeof(*forward));
+    backward = device_allocate_shared("seen", PACKS_MAX * (int64_t)sizeof(*backward));
+    slice = device_allocate("slice", bytes);
     for (int pack = 0; pack < PACKS_MAX; pack++) {
         for (int i = 0; i < SEQUENCE_MAX; i++) {
             rng_normal(leaves[pack][i], ELEMENTS, 3, RNG_TEST, (uint64_t)(pack * 16 + i), 0);
@@ -85,35 +90,39 @@ static const float *expected_of_layout(const MeshConfig *config, int packs, Type
     return total;
 }
 
-// Whether the slot has the unit's initial values times `factor`, rounded.
-static bool weights_right(const real *weights, int unit, float factor) {
+// Whether what was seen of a unit's weights, [elements], is its initial values times `factor`,
+// rounded.
+static bool weights_right(const real *seen, int unit, float factor) {
     static float want[ELEMENTS];
-    static real got[ELEMENTS];
     const int64_t elements = table.unit_elements[unit];
-    device_copy(got, weights, elements * (int64_t)sizeof(real), NULL);
     param_init(want, &table, unit, 0, elements, 1);
-    stream_wait(NULL);
     bool right = true;
-    for (int64_t e = 0; e < elements; e++) right = right && got[e] == to_real(factor * want[e]);
+    for (int64_t e = 0; e < elements; e++) right = right && seen[e] == to_real(factor * want[e]);
     return right;
 }
 
-// One step as the training loop has it. Returns whether all weights were right.
+// Reads the slot as an op would: later, in the order of the compute stream.
+static void see(real *seen, const real *weights, int unit) {
+    device_copy(seen, weights, table.unit_elements[unit] * (int64_t)sizeof(real), NULL);
+}
+
+// One step as the training loop has it, which waits for nothing. Returns whether all weights were
+// right.
 static bool run_step(Fsdp *f, const Mesh *mesh, int packs, float factor) {
-    bool right = true;
+    const int rounds = mesh_rounds(mesh, packs);
     fsdp_begin_step(f, packs);
-    for (int round = 0; round < mesh_rounds(mesh, packs); round++) {
+    for (int round = 0; round < rounds; round++) {
         const int pack = mesh_pack(mesh, packs, round);
         fsdp_fetch(f, 0);
         for (int u = 0; u < UNITS; u++) {
             if (u + 1 < UNITS) fsdp_fetch(f, u + 1);
-            right = right && weights_right(fsdp_wait(f, u), u, factor);
+            see(forward[round] + unit_start[u], fsdp_wait(f, u), u);
             fsdp_release(f, u);
         }
         fsdp_fetch(f, UNITS - 1);
         for (int u = UNITS - 1; u >= 0; u--) {
             if (u > 0) fsdp_fetch(f, u - 1);
-            right = right && (round > 0 || weights_right(fsdp_wait(f, u), u, factor));
+            see(backward[round] + unit_start[u], fsdp_wait(f, u), u);
             if (pack >= 0) {
                 const float *x = leaves[pack][mesh->sequence_index] + unit_start[u];
                 vector_add(fsdp_leaf(f, u), x, TYPE_F32, table.unit_elements[u], NULL);
@@ -123,13 +132,28 @@ static bool run_step(Fsdp *f, const Mesh *mesh, int packs, float factor) {
         }
     }
     fsdp_end_step(f);
+    stream_wait(NULL);
+    bool right = true;
+    for (int u = 0; u < UNITS; u++) {
+        const int64_t bytes = table.unit_elements[u] * (int64_t)sizeof(real);
+        const real *first = forward[0] + unit_start[u];
+        right = right && weights_right(first, u, factor);
+        for (int round = 0; round < rounds; round++) {
+            right = right && memcmp(forward[round] + unit_start[u], first, (size_t)bytes) == 0;
+            right = right && memcmp(backward[round] + unit_start[u], first, (size_t)bytes) == 0;
+        }
+    }
     return right;
 }
 
-// The whole gradient, unit after unit.
+// The whole gradient, unit after unit, read in the compute stream as the optimizer does.
 static const float *whole_gradient(Fsdp *f) {
     static float all[ELEMENTS];
-    for (int u = 0; u < UNITS; u++) fsdp_gather(f, all + unit_start[u], u, fsdp_gradient(f, u));
+    for (int u = 0; u < UNITS; u++) {
+        const int64_t count = fsdp_slice_end(f, u) - fsdp_slice_begin(f, u);
+        device_copy(slice, fsdp_gradient(f, u), count * (int64_t)sizeof(float), NULL);
+        fsdp_gather(f, all + unit_start[u], u, slice);
+    }
     return all;
 }
 
@@ -215,7 +239,9 @@ static void test_source(void **state) {
         fsdp_source(f, turn % 2 == 1 ? slices : NULL);
         for (int u = 0; u < UNITS; u++) {
             fsdp_fetch(f, u);
-            check_that(weights_right(fsdp_wait(f, u), u, turn % 2 == 1 ? 3 : 1), "turn %d", turn);
+            see(forward[0], fsdp_wait(f, u), u);
+            stream_wait(NULL);
+            check_that(weights_right(forward[0], u, turn % 2 == 1 ? 3 : 1), "turn %d", turn);
             fsdp_release(f, u);
         }
     }
@@ -269,7 +295,7 @@ int main(int argc, char **argv) {
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     param_free(&table);
-    free_all(leaves, sums);
+    free_all(leaves, sums, forward, backward, slice);
     comm_stop(world);
     return failed;
 }
