@@ -8,7 +8,7 @@
 #   // seconds: 600           the time limit, 300 if not given
 #   // sanitize: no           not in the build with sanitizers
 #   // backends: all          in the emulator's builds and on a GPU, too
-#   // emulator: 1 2          the numbers of ranks in the emulator, if not all
+#   // device: 1 2            the numbers of ranks in the emulator and on a GPU, if not all
 # BUILDS="cuda-fp32 cuda-bf16": the programs of these builds alone, and no scripts.
 # A script that exits with 77 was skipped; its last line says why. A program that dies, runs no
 # test or was not built has failed. Tests of one rank share the cores; the others run alone.
@@ -128,7 +128,7 @@ builds_of() {
 for source in tests/test_*.c; do
     test=$(basename "$source" .c)
     ranks=$(setting "$source" ranks) threads=$(setting "$source" threads)
-    seconds=$(setting "$source" seconds) emulated=$(setting "$source" emulator)
+    seconds=$(setting "$source" seconds) device=$(setting "$source" device)
     for build in $(builds_of "$source"); do
         if [ "$build" = cpu-bf16 ] && [ "$has_bf16" -eq 0 ]; then
             wanted "$test $build" || continue
@@ -140,7 +140,7 @@ for source in tests/test_*.c; do
         case $build in
         debug-emulator*) most=1 ;;
         debug*) most=2 ;;
-        emulator*) numbers=${emulated:-$numbers} ;;
+        emulator* | cuda*) numbers=${device:-$numbers} ;;
         esac
         for n in $numbers; do
             [ "$n" -le $most ] || continue

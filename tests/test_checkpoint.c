@@ -3,6 +3,7 @@
 // fit this model stops with names, and renames nothing.
 // ranks: 1 2 3 4
 // backends: all
+// device: 1 2
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>

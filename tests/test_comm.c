@@ -3,6 +3,7 @@
 // on purpose for tests/test_comm_check.sh.
 // ranks: 1 2 3 4
 // backends: all
+// device: 1 2 4
 #include <stdlib.h>
 #include <string.h>
 

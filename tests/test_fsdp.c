@@ -4,6 +4,7 @@
 // units are smaller than a block; memory is what was planned.
 // ranks: 1 2 3 4
 // backends: all
+// device: 1 2 4
 // precision: fp32 bf16
 #include <stdlib.h>
 #include <string.h>

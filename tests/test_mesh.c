@@ -3,6 +3,7 @@
 // help; the communicators join the ranks that they should.
 // ranks: 1 2 3 4
 // backends: all
+// device: 2
 #include <stdlib.h>
 #include <string.h>
 

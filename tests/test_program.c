@@ -4,6 +4,7 @@
 // the traffic of a step is what `plan` says.
 // ranks: 1 2 3
 // backends: all
+// device: 1 2
 // precision: fp32 bf16
 #include "model/record.h"
 #include "tests/model_case.h"

@@ -2,6 +2,7 @@
 // where ranks split a pack; guidance is linear; what does not fit is refused.
 // ranks: 1 2 3 4
 // backends: all
+// device: 1 2 4
 #include "tests/model_case.h"
 #include "train/sampler.h"
 

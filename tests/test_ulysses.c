@@ -3,6 +3,7 @@
 // them.
 // ranks: 1 2 3 4
 // backends: all
+// device: 1 2 4
 // precision: fp32 bf16
 #include <stdlib.h>
 #include <string.h>
