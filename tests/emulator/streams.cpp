@@ -113,8 +113,15 @@ void wait_until(const function<bool()> &done) {
     run_until(NULL, done);
 }
 
+static bool all_done() {
+    for (const CUstream_st *s : state.streams) {
+        if (!s->queue.empty()) return false;
+    }
+    return true;
+}
+
 static void run_some(int most) {
-    if (state.running > 0) return;
+    if (state.running > 0 || all_done()) return;
     const Unlocked unlocked;
     while (most-- > 0 && run_any()) continue;
 }
@@ -146,13 +153,6 @@ void enqueue(cudaStream_t stream, function<void()> run) {
         run();
         return true;
     });
-}
-
-static bool all_done() {
-    for (const CUstream_st *s : state.streams) {
-        if (!s->queue.empty()) return false;
-    }
-    return true;
 }
 
 static double now() {
