@@ -15,6 +15,9 @@ void model_record(Model *model, const ModelConfig *config, const Mesh *mesh) {
         model->block_values = goku_block(&model->block, config, &model->params, mesh, b);
     }
     model->head_values = goku_head(&model->head, config, &model->params, mesh);
+    model->stem.deterministic = config->deterministic;
+    model->block.deterministic = config->deterministic;
+    model->head.deterministic = config->deterministic;
     model->units = model->params.units;
 }
 

@@ -21,6 +21,7 @@ typedef struct {
     double time_factor;  // t in [0, 1] is multiplied by it before the sinusoid.
     bool offload;        // Block inputs wait for the backward in the host's memory.
     int recompute;       // `none|cheap|linear|block|auto`, in this order.
+    bool deterministic;  // run.deterministic: gradients are the same bits in every run.
 } ModelConfig;
 
 enum { RECOMPUTE_AUTO = 4 };

@@ -16,26 +16,34 @@ static void *room(int64_t count, int64_t size) {
     return memory;
 }
 
+// A block of T tokens and `count` segments: the turns, which are read 16 bytes at a time, then the
+// integers.
+static int64_t block_bytes(int64_t T, int64_t count, int64_t D) {
+    return 4 * (T * D + 3 * (count + 1) + T);
+}
+
+static void lay_out(PackBind *b, int64_t count, int64_t D) {
+    b->host_rope = (float *)b->host;
+    b->pack_start = (int32_t *)b->host + b->T * D;
+    b->token_start = b->pack_start + count + 1;
+    b->text_start = b->token_start + count + 1;
+    b->host_segment = b->text_start + count + 1;
+    b->rope = (float *)b->device;
+    b->pack_start_device = (int32_t *)b->device + b->T * D;
+    b->token_start_device = b->pack_start_device + count + 1;
+    b->text_start_device = b->token_start_device + count + 1;
+    b->segment = b->text_start_device + count + 1;
+}
+
 void pack_create(PackBind *bind, int64_t tokens_max, int64_t segments_max, int64_t D) {
-    const int64_t segment_bytes = tokens_max * (int64_t)sizeof(int32_t);
-    const int64_t rope_bytes = tokens_max * D * (int64_t)sizeof(float);
-    *bind = (PackBind){.segment = device_allocate("segments of tokens", segment_bytes),
-                       .rope = device_allocate("rotary turns", rope_bytes),
-                       .pack_start = room(segments_max + 1, sizeof(int32_t)),
-                       .token_start = room(segments_max + 1, sizeof(int32_t)),
-                       .text_start = room(segments_max + 1, sizeof(int32_t)),
-                       .host_segment = host_allocate("segments of tokens", segment_bytes),
-                       .host_rope = host_allocate("rotary turns", rope_bytes)};
+    const int64_t bytes = block_bytes(tokens_max, segments_max, D);
+    *bind =
+        (PackBind){.host = host_allocate("pack", bytes), .device = device_allocate("pack", bytes)};
 }
 
 void pack_free(PackBind *bind) {
-    device_free(bind->segment);
-    device_free(bind->rope);
-    free(bind->pack_start);
-    free(bind->token_start);
-    free(bind->text_start);
-    host_free(bind->host_segment);
-    host_free(bind->host_rope);
+    host_free(bind->host);
+    device_free(bind->device);
     *bind = (PackBind){0};
 }
 
@@ -91,15 +99,17 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
                const Rope *rope, int index, int slices) {
     bind->segments = count;
     bind->P = 0;
-    for (int64_t s = 0; s < count; s++) {
-        bind->pack_start[s] = (int32_t)bind->P;
-        bind->P += latent_tokens(segments[s].shape, patch);
-    }
-    bind->pack_start[count] = (int32_t)bind->P;
+    for (int64_t s = 0; s < count; s++) bind->P += latent_tokens(segments[s].shape, patch);
     const int64_t begin = ulysses_token_cut(bind->P, index, slices);
     const int64_t end = ulysses_token_cut(bind->P, index + 1, slices);
     bind->first = begin;
     bind->T = end - begin;
+    lay_out(bind, count, rope->D);
+    bind->pack_start[0] = 0;
+    for (int64_t s = 0; s < count; s++) {
+        const int64_t tokens = latent_tokens(segments[s].shape, patch);
+        bind->pack_start[s + 1] = bind->pack_start[s] + (int32_t)tokens;
+    }
     AxisTable axes[3];
     fill_axes(axes, segments, count, patch, rope);
     bind->S = bind->X = bind->segment_first = bind->text_first = 0;
@@ -124,12 +134,10 @@ void pack_bind(PackBind *bind, const Segment *segments, int64_t count, PatchSize
     bind->token_start[bind->S] = (int32_t)bind->T;
     bind->text_start[bind->S] = (int32_t)bind->X;
     for (int axis = 0; axis < 3; axis++) free(axes[axis].turn);
-    device_copy(bind->segment, bind->host_segment, bind->T * (int64_t)sizeof(int32_t), NULL);
-    device_copy(bind->rope, bind->host_rope, bind->T * rope->D * (int64_t)sizeof(float), NULL);
+    device_copy(bind->device, bind->host, block_bytes(bind->T, count, rope->D), NULL);
 }
 
 MemoryBytes pack_bytes(int64_t tokens_max, int64_t segments_max, int64_t D) {
-    const int64_t bytes = tokens_max * ((int64_t)sizeof(int32_t) + D * (int64_t)sizeof(float)) +
-                          3 * (segments_max + 1) * (int64_t)sizeof(int32_t);
+    const int64_t bytes = block_bytes(tokens_max, segments_max, D);
     return (MemoryBytes){.device = bytes, .host = bytes};
 }

@@ -28,12 +28,20 @@ static real *rows_new(int64_t T, int64_t C, int64_t gap, real *from) {
 
 // Takes the arrays; q_start, k_start [S + 1].
 static Attention attention_new(int64_t heads, int64_t D, int64_t S, int32_t *q_start,
-                               int32_t *k_start, int64_t gap, real *q, real *k, real *v,
-                               real *dout) {
+                               int32_t *k_start, int64_t gap, bool deterministic, real *q, real *k,
+                               real *v, real *dout) {
     Attention a = {.T = q_start[S], .X = k_start[S], .C = heads * D, .gap = gap};
     a.q_start = q_start;
     a.k_start = k_start;
-    a.shape = (AttentionShape){q_start, k_start, S, heads, D, 1.0f / sqrtf((float)D)};
+    a.shape = (AttentionShape){.q_start = q_start,
+                               .k_start = k_start,
+                               .q_start_device = q_start,
+                               .k_start_device = k_start,
+                               .S = S,
+                               .heads = heads,
+                               .D = D,
+                               .scale = 1.0f / sqrtf((float)D),
+                               .deterministic = deterministic};
     a.q = rows_new(a.T, a.C, gap, q);
     a.k = rows_new(a.X, a.C, gap, k);
     a.v = rows_new(a.X, a.C, gap, v);
@@ -43,9 +51,11 @@ static Attention attention_new(int64_t heads, int64_t D, int64_t S, int32_t *q_s
     a.dk = reals_new(a.X * (a.C + gap));
     a.dv = reals_new(a.X * (a.C + gap));
     a.lse = floats_new(heads * a.T);
-    attention_prepare(D, a.C + gap, a.C + gap, a.C + gap, a.C + gap);
+    const bool cross = memcmp(q_start, k_start, (size_t)(S + 1) * sizeof(*q_start)) != 0;
+    const AttentionBounds bounds = {a.T, a.X, S, heads, D, cross, deterministic};
+    attention_prepare(&bounds, a.C + gap, a.C + gap, a.C + gap, a.C + gap);
     // Filled with NaN: nothing may depend on what was there.
-    a.scratch_bytes = attention_scratch(a.T, a.X, heads, D);
+    a.scratch_bytes = max_i64(attention_scratch(&bounds, false), attention_scratch(&bounds, true));
     a.scratch = device_allocate_shared("scratch", a.scratch_bytes + 64);
     memset(a.scratch, 0xff, (size_t)a.scratch_bytes + 64);
     return a;
@@ -67,7 +77,7 @@ static Attention attention_random(int64_t heads, int64_t D, int64_t S, const int
                                   const int *keys) {
     int32_t *q_start = starts_new(queries, S), *k_start = starts_new(keys, S);
     const int64_t T = q_start[S] * heads * D, X = k_start[S] * heads * D;
-    return attention_new(heads, D, S, q_start, k_start, 0, reals_random(T, 1, 0.0f, 1.0f),
+    return attention_new(heads, D, S, q_start, k_start, 0, true, reals_random(T, 1, 0.0f, 1.0f),
                          reals_random(X, 2, 0.0f, 1.0f), reals_random(X, 3, 0.0f, 1.0f),
                          reals_random(T, 4, 0.0f, 1.0f));
 }
@@ -119,11 +129,13 @@ static void test_golden(void **state) {
     const char *cases[] = {"one",   "self64", "self72", "self128",
                            "small", "long",   "cross",  "cross_wide"};
     for (int i = 0; i < 8; i++) {
-        for (int64_t gap = 0; gap < 2; gap++) {
+        for (int form = 0; form < 4; form++) {
+            const int64_t gap = form % 2 * 40;
+            const bool deterministic = form / 2;
             Golden g = golden_open("tests/golden/attention.safetensors", cases[i]);
             Attention a = attention_new(
                 golden_size(&g, "q", 1), golden_size(&g, "q", 2), golden_size(&g, "q_start", 0) - 1,
-                golden_integers(&g, "q_start"), golden_integers(&g, "k_start"), 40 * gap,
+                golden_integers(&g, "q_start"), golden_integers(&g, "k_start"), gap, deterministic,
                 golden_reals(&g, "q"), golden_reals(&g, "k"), golden_reals(&g, "v"),
                 golden_reals(&g, "dout"));
             forward(&a);

@@ -87,6 +87,8 @@ const Setting config_table[] = {
           "which build the launcher runs"),
     CHOICE("run.precision", AT(run.precision), "auto", "auto|bf16|fp32", 0,
           "auto: bf16 where the processor multiplies it"),
+    FLAG("run.deterministic", AT(model.deterministic), "false", 0,
+         "the same bits in every run on a GPU, too, by a slower attention; the CPU's always are"),
 
     CHOICE("model.architecture", AT(model.architecture), "goku", "goku", R, "which model"),
     WHOLE("model.layers", AT(model.layers), NULL, 1, 1024, R, "transformer blocks"),

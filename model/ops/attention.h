@@ -4,6 +4,7 @@
 #ifndef MODEL_OPS_ATTENTION_H
 #define MODEL_OPS_ATTENTION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/device.h"
@@ -13,14 +14,24 @@
 // keys [k_start[s], k_start[s + 1]); for self-attention the two are the same array. A segment has
 // at least one key where it has queries. All starts ascend from 0.
 typedef struct {
-    const int32_t *q_start, *k_start;  // [S + 1], on the host.
+    const int32_t *q_start, *k_start;                // [S + 1], on the host.
+    const int32_t *q_start_device, *k_start_device;  // The same on the device.
     int64_t S;
-    int64_t heads, D;  // Heads of this rank (may be 0) and their dimension.
-    float scale;       // 1 / sqrt(D).
+    int64_t heads, D;    // Heads of this rank (may be 0) and their dimension.
+    float scale;         // 1 / sqrt(D).
+    bool deterministic;  // Gradients may not depend on the order in which blocks run (CUDA: our own
+                         // kernel instead of cuDNN's). The CPU's never do.
 } AttentionShape;
 
+// The largest call that is to be expected: T queries, X keys, S segments in total.
+typedef struct {
+    int64_t T, X, S;
+    int64_t heads, D;
+    bool cross, deterministic;  // cross: keys are not the queries' own tokens.
+} AttentionBounds;
+
 // out = softmax(q k^T scale) v per head. q, out [T, heads * D], k, v [X, heads * D]; rows ldq, ldk,
-// ldv, ldo elements apart. lse [heads, T]: log of the sum of exp(q k^T scale). scratch:
+// ldv, ldo elements apart. lse [T, heads]: log of the sum of exp(q k^T scale). scratch:
 // attention_scratch bytes. Local.
 void attention_forward(real *out, int64_t ldo, float *lse, const real *q, int64_t ldq,
                        const real *k, int64_t ldk, const real *v, int64_t ldv,
@@ -38,10 +49,11 @@ typedef struct {
 void attention_backward(const AttentionBackward *arguments, const AttentionShape *shape,
                         void *scratch, Stream stream);
 
-// Bytes of scratch that either call needs at most, for up to T queries and X keys in total.
-int64_t attention_scratch(int64_t T, int64_t X, int64_t heads, int64_t D);
+// Bytes of scratch that the forward or the backward needs at most.
+int64_t attention_scratch(const AttentionBounds *bounds, bool backward);
 
 // Makes what later calls need, so that a step allocates nothing. ldq.. as they will be.
-void attention_prepare(int64_t D, int64_t ldq, int64_t ldk, int64_t ldv, int64_t ldo);
+void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, int64_t ldv,
+                       int64_t ldo);
 
 #endif

@@ -157,14 +157,24 @@ static int64_t qk_norm_room(const Program *p, const Call *call, const int64_t *b
 // ---- attention
 static AttentionShape attention_shape(const OpRun *r) {
     const int64_t heads = r->call->heads, D = heads > 0 ? r->out_cols[0] / heads : 1;
-    const bool cross = r->call->choice != 0;
-    // Self-attention sees the whole pack, cross-attention the segments that this rank touches.
-    return (AttentionShape){.q_start = cross ? r->bind->token_start : r->bind->pack_start,
-                            .k_start = cross ? r->bind->text_start : r->bind->pack_start,
-                            .S = cross ? r->bind->S : r->bind->segments,
-                            .heads = heads,
+    const PackBind *b = r->bind;
+    AttentionShape shape = {.heads = heads,
                             .D = D,
-                            .scale = 1.0f / sqrtf((float)D)};
+                            .scale = 1.0f / sqrtf((float)D),
+                            .deterministic = r->program->deterministic};
+    // Self-attention sees the whole pack, cross-attention the segments that this rank touches.
+    if (r->call->choice != 0) {
+        shape.S = b->S;
+        shape.q_start = b->token_start;
+        shape.k_start = b->text_start;
+        shape.q_start_device = b->token_start_device;
+        shape.k_start_device = b->text_start_device;
+    } else {
+        shape.S = b->segments;
+        shape.q_start = shape.k_start = b->pack_start;
+        shape.q_start_device = shape.k_start_device = b->pack_start_device;
+    }
+    return shape;
 }
 
 static void attention_run(const OpRun *r) {
@@ -202,12 +212,21 @@ static void attention_cost(const Program *p, const Call *call, Cost *cost) {
     *(cross ? &cost->token_text : &cost->token_token) += flops;
 }
 
+static AttentionBounds attention_bounds(const Program *p, const Call *call, const int64_t *bound) {
+    return (AttentionBounds){.T = bound[p->value[call->in[0]].rows],
+                             .X = bound[p->value[call->in[1]].rows],
+                             .S = bound[ROWS_SEGMENTS],
+                             .heads = call->heads,
+                             .D = p->value[call->out[0]].cols / call->heads,
+                             .cross = call->choice != 0,
+                             .deterministic = p->deterministic};
+}
+
 static int64_t attention_room(const Program *p, const Call *call, const int64_t *bound,
                               bool backward) {
-    (void)backward;
     if (call->heads == 0) return 0;
-    return attention_scratch(bound[p->value[call->in[0]].rows], bound[p->value[call->in[1]].rows],
-                             call->heads, p->value[call->out[0]].cols / call->heads);
+    const AttentionBounds bounds = attention_bounds(p, call, bound);
+    return attention_scratch(&bounds, backward);
 }
 
 static int64_t value_ld(const Program *p, Value v) {
@@ -215,11 +234,10 @@ static int64_t value_ld(const Program *p, Value v) {
 }
 
 static void attention_ready(const Program *p, const Call *call, const int64_t *bound) {
-    (void)bound;
     if (call->heads == 0) return;
-    attention_prepare(p->value[call->out[0]].cols / call->heads, value_ld(p, call->in[0]),
-                      value_ld(p, call->in[1]), value_ld(p, call->in[2]),
-                      value_ld(p, call->out[0]));
+    const AttentionBounds bounds = attention_bounds(p, call, bound);
+    attention_prepare(&bounds, value_ld(p, call->in[0]), value_ld(p, call->in[1]),
+                      value_ld(p, call->in[2]), value_ld(p, call->out[0]));
 }
 
 // ---- residual, time

@@ -139,7 +139,7 @@ typedef struct {
     float *lse;
     const real *q, *k, *v;
     int64_t ldo, ldq, ldk, ldv;
-    int64_t queries, keys;
+    int64_t queries, keys, heads;
     float scale;
 } ForwardUnit;
 
@@ -166,7 +166,7 @@ static void forward_query_block(const ForwardUnit *u, const Tools *t, Forward *f
 #pragma omp simd
         for (int64_t d = 0; d < D; d++) sum[d] *= inverse;
         row_store(u->out + (q->first + r) * u->ldo, sum, NULL, false, D);
-        u->lse[q->first + r] = (f->top[r] + log2f(f->total[r])) / log2_e;
+        u->lse[(q->first + r) * u->heads] = (f->top[r] + log2f(f->total[r])) / log2_e;
     }
 }
 
@@ -202,7 +202,7 @@ void attention_forward(real *out, int64_t ldo, float *lse, const real *q, int64_
     (void)stream;
     if (shape->heads == 0 || shape->S == 0) return;
     const Tools tools = tools_get(shape->D);
-    const int64_t T = shape->q_start[shape->S], D = shape->D;
+    const int64_t D = shape->D;
     const int64_t keys_max = longest(shape->k_start, shape->S);
     // Long segments are shared out by ranges of queries; each packs the keys anew.
     const int64_t ranges = div_up(longest(shape->q_start, shape->S), QUERY_RANGE);
@@ -218,7 +218,7 @@ void attention_forward(real *out, int64_t ldo, float *lse, const real *q, int64_
             const int64_t q0 = shape->q_start[s], k0 = shape->k_start[s];
             const ForwardUnit unit = {.out = out + q0 * ldo + h * D,
                                       .ldo = ldo,
-                                      .lse = lse + h * T + q0,
+                                      .lse = lse + q0 * shape->heads + h,
                                       .q = q + q0 * ldq + h * D,
                                       .ldq = ldq,
                                       .k = k + k0 * ldk + h * D,
@@ -227,6 +227,7 @@ void attention_forward(real *out, int64_t ldo, float *lse, const real *q, int64_
                                       .ldv = ldv,
                                       .queries = shape->q_start[s + 1] - q0,
                                       .keys = shape->k_start[s + 1] - k0,
+                                      .heads = shape->heads,
                                       .scale = shape->scale};
             const int64_t first = i % ranges * QUERY_RANGE;
             if (first >= unit.queries) continue;
@@ -272,7 +273,7 @@ static Backward backward_space(Space *space, const Tools *t, int64_t queries, in
 // The arguments moved to one head and segment.
 typedef struct {
     AttentionBackward a;
-    int64_t queries, keys;
+    int64_t queries, keys, heads;
     float scale;
 } BackwardUnit;
 
@@ -299,7 +300,7 @@ static void backward_pack(const BackwardUnit *u, const Tools *t, Backward *b) {
             const real *out = a->out + (q.first + r) * a->ldo;
             if (r + AHEAD < q.rows) row_fetch(out + AHEAD * a->ldo, t->D);
             // The rows that fill up get no weight. The stage still holds dout.
-            lse[r] = r < q.rows ? a->lse[q.first + r] * log2_e : 1e30f;
+            lse[r] = r < q.rows ? a->lse[(q.first + r) * u->heads] * log2_e : 1e30f;
             delta[r] = r < q.rows ? row_dot(b->stage + r * t->depth, out, t->D) : 0.0f;
         }
         memset(b->dq + i * BLOCK * t->D, 0, (size_t)(q.full * t->D) * sizeof(float));
@@ -365,7 +366,7 @@ static void backward_unit(const BackwardUnit *u, const Tools *t, Backward *b) {
 static BackwardUnit unit_of(const AttentionBackward *a, const AttentionShape *shape, int64_t h,
                             int64_t s) {
     const int64_t q0 = shape->q_start[s], k0 = shape->k_start[s], column = h * shape->D;
-    BackwardUnit u = {.a = *a, .scale = shape->scale};
+    BackwardUnit u = {.a = *a, .heads = shape->heads, .scale = shape->scale};
     u.queries = shape->q_start[s + 1] - q0;
     u.keys = shape->k_start[s + 1] - k0;
     u.a.dq += q0 * a->lddq + column;
@@ -376,7 +377,7 @@ static BackwardUnit unit_of(const AttentionBackward *a, const AttentionShape *sh
     u.a.q += q0 * a->ldq + column;
     u.a.k += k0 * a->ldk + column;
     u.a.v += k0 * a->ldv + column;
-    u.a.lse += h * shape->q_start[shape->S] + q0;
+    u.a.lse += q0 * shape->heads + h;
     return u;
 }
 
@@ -401,19 +402,23 @@ void attention_backward(const AttentionBackward *arguments, const AttentionShape
     }
 }
 
-int64_t attention_scratch(int64_t T, int64_t X, int64_t heads, int64_t D) {
-    if (heads == 0) return 0;
-    const Tools tools = tools_get(D);
-    Space forward = {0}, backward = {0};
-    forward_space(&forward, &tools, X);
-    backward_space(&backward, &tools, T, X);
-    return onednn_threads() * max_i64(forward.used, backward.used);
+int64_t attention_scratch(const AttentionBounds *bounds, bool backward) {
+    if (bounds->heads == 0) return 0;
+    const Tools tools = tools_get(bounds->D);
+    Space space = {0};
+    if (backward) {
+        backward_space(&space, &tools, bounds->T, bounds->X);
+    } else {
+        forward_space(&space, &tools, bounds->X);
+    }
+    return onednn_threads() * space.used;
 }
 
-void attention_prepare(int64_t D, int64_t ldq, int64_t ldk, int64_t ldv, int64_t ldo) {
+void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, int64_t ldv,
+                       int64_t ldo) {
     (void)ldq;
     (void)ldk;
     (void)ldv;
     (void)ldo;
-    tools_get(D);
+    tools_get(bounds->D);
 }
