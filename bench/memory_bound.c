@@ -13,8 +13,8 @@
 
 #include "base/clock.h"
 #include "base/die.h"
-#include "base/rng.h"
 #include "base/vector.h"
+#include "bench/numbers.h"
 #include "model/ops/flow.h"
 #include "model/ops/norm.h"
 #include "model/ops/pointwise.h"
@@ -28,23 +28,6 @@ typedef struct {
     double *loss;
     int32_t *segment;
 } Buffers;
-
-// Normal numbers, which repeat after a while.
-static real *random_reals(const char *name, int64_t count) {
-    enum { CHUNK = 1 << 16 };
-    real *const values = device_allocate(name, count * (int64_t)sizeof(real));
-    float *const wide = host_allocate("numbers", CHUNK * (int64_t)sizeof(float));
-    real *const chunk = host_allocate("rounded numbers", CHUNK * (int64_t)sizeof(real));
-    rng_normal(wide, CHUNK, 1, RNG_TEST, (uint64_t)count, 0);
-    for (int64_t i = 0; i < CHUNK; i++) chunk[i] = to_real(wide[i]);
-    for (int64_t i = 0; i < count; i += CHUNK) {
-        device_copy(values + i, chunk, min_i64(CHUNK, count - i) * (int64_t)sizeof(real), NULL);
-    }
-    stream_wait(NULL);
-    host_free(wide);
-    host_free(chunk);
-    return values;
-}
 
 static void run_device_copy(const Buffers *b) {
     device_copy(b->wide2, b->wide, b->copy_bytes, NULL);

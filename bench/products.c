@@ -1,68 +1,100 @@
-// Speed of the products of a training step: forward, input gradient, weight gradient in GFLOP/s,
-// and as a share of a plain library product 2048 x N x K with all threads, measured in the same
-// run. usage: products [T N K]...
-#include <omp.h>
+// Speed of the products of a training step: forward with bias, input gradient, weight and bias
+// gradient in TFLOP/s, and as a share of one plain library product of the same N and K with at
+// least 2,048 rows, measured in the same run. Random numbers; threads by OMP_NUM_THREADS.
+//     products [T N K]...
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "base/device.h"
-#include "model/ops/cpu/onednn.h"
+#include "base/clock.h"
+#include "base/die.h"
+#include "bench/numbers.h"
 #include "model/ops/product.h"
 
 enum { ROUNDS = 12 };
 
+typedef struct {
+    int64_t T, N, K;
+    real *x, *w, *bias, *out;
+    float *dw, *db;
+} Layer;
+
+static void forward(const Layer *l) {
+    linear_forward(l->out, l->N, l->x, l->K, l->w, l->bias, l->T, l->N, l->K, NULL);
+}
+
+static void backward_input(const Layer *l) {
+    linear_backward_input(l->x, l->K, false, l->out, l->N, l->w, l->T, l->N, l->K, NULL);
+}
+
+static void backward_weight(const Layer *l) {
+    linear_backward_weight(l->dw, l->db, l->out, l->N, l->x, l->K, l->T, l->N, l->K, NULL);
+}
+
+// Seconds of one call, a mean over about 5 ms.
+static double seconds_of(void (*run)(const Layer *), const Layer *l, int64_t *repeats) {
+    const double start = clock_seconds();
+    for (int64_t i = 0; i < *repeats; i++) run(l);
+    stream_wait(NULL);
+    const double seconds = (clock_seconds() - start) / (double)*repeats;
+    *repeats = (int64_t)fmax(1.0, fmin(1000.0, 5e-3 / seconds));
+    return seconds;
+}
+
 static void bench(int64_t T, int64_t N, int64_t K) {
-    real *x = device_allocate("x", T * K * (int64_t)sizeof(real));
-    real *w = device_allocate("w", N * K * (int64_t)sizeof(real));
-    real *out = device_allocate("out", T * N * (int64_t)sizeof(real));
-    real *bias = device_allocate("bias", N * (int64_t)sizeof(real));
-    float *dw = device_allocate("dw", N * K * (int64_t)sizeof(float));
-    float *db = device_allocate("db", N * (int64_t)sizeof(float));
-    for (int64_t i = 0; i < T * K; i++) x[i] = to_real((float)(i % 511) / 511.0f - 0.5f);
-    for (int64_t i = 0; i < N * K; i++) w[i] = to_real((float)(i % 509) / 509.0f - 0.5f);
+    static void (*const run[3])(const Layer *) = {forward, backward_input, backward_weight};
+    static const char *const names[3] = {"forward", "input", "weight"};
+    Layer l = {.T = T, .N = N, .K = K};
+    l.x = random_reals("x", T * K);
+    l.w = random_reals("w", N * K);
+    l.bias = random_reals("bias", N);
+    l.out = device_allocate("out", T * N * (int64_t)sizeof(real));
+    l.dw = device_allocate("dw", N * K * (int64_t)sizeof(float));
+    l.db = device_allocate("db", N * (int64_t)sizeof(float));
     linear_prepare(T, N, K, false);
-    double best[3] = {1e9, 1e9, 1e9}, plain = 0;
+    double best[3] = {INFINITY, INFINITY, INFINITY}, plain = 0;
+    int64_t repeats[3] = {1, 1, 1};
     for (int round = 0; round < ROUNDS; round++) {
-        for (int kind = 0; kind < 3; kind++) {
-            const double start = omp_get_wtime();
-            if (kind == 0) linear_forward(out, N, x, K, w, bias, T, N, K, NULL);
-            if (kind == 1) linear_backward_input(x, K, false, out, N, w, T, N, K, NULL);
-            if (kind == 2) linear_backward_weight(dw, db, out, N, x, K, T, N, K, NULL);
-            const double seconds = omp_get_wtime() - start;
-            if (seconds < best[kind]) best[kind] = seconds;
+        for (int i = 0; i < 3; i++) {
+            const double seconds = seconds_of(run[i], &l, &repeats[i]);
+            if (round > 0) best[i] = fmin(best[i], seconds);
         }
-        if (round % 4 == 0) {
-            const double rate = onednn_plain_gflops(2048, N, K);
-            if (rate > plain) plain = rate;
-        }
+        if (round % 4 == 0) plain = fmax(plain, linear_plain_flops(max_i64(T, 2048), N, K));
     }
-    const double flops = 2e-9 * (double)T * (double)N * (double)K;
-    printf("%s threads %d T %6lld N %5lld K %5lld: plain %5.0f GFLOP/s;", REAL_NAME,
-           omp_get_max_threads(), (long long)T, (long long)N, (long long)K, plain);
-    const char *names[] = {"forward", "input", "weight"};
-    for (int kind = 0; kind < 3; kind++) {
-        printf(" %s %5.0f (%.2f)", names[kind], flops / best[kind], flops / best[kind] / plain);
+    const double flops = 2.0 * (double)T * (double)N * (double)K;
+    printf("%s %s T %6lld N %5lld K %5lld: plain %7.3f TFLOP/s;", device_backend(), REAL_NAME,
+           (long long)T, (long long)N, (long long)K, 1e-12 * plain);
+    for (int i = 0; i < 3; i++) {
+        printf(" %s %7.3f (%.2f)", names[i], 1e-12 * flops / best[i], flops / best[i] / plain);
     }
     printf("\n");
-    device_free(x);
-    device_free(w);
-    device_free(out);
-    device_free(bias);
-    device_free(dw);
-    device_free(db);
+    void *const all[] = {l.x, l.w, l.bias, l.out, l.dw, l.db};
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) device_free(all[i]);
 }
 
 int main(int argc, char **argv) {
-    const int64_t shapes[][3] = {{4096, 256, 256},   {4096, 768, 256},   {4096, 1024, 256},
-                                 {4096, 256, 1024},  {2048, 1152, 1152}, {2048, 3456, 1152},
-                                 {2048, 4608, 1152}, {2048, 1152, 4608}, {4096, 7168, 1792},
-                                 {4096, 1792, 7168}, {512, 1152, 1152},  {4, 6912, 1152}};
+    // Of the demo, a small DiT and Goku-2B; on a GPU of Goku-2B and Goku-8B.
+    static const int64_t cpu[][3] = {{4096, 256, 256},   {4096, 768, 256},   {4096, 1024, 256},
+                                     {4096, 256, 1024},  {2048, 1152, 1152}, {2048, 3456, 1152},
+                                     {2048, 4608, 1152}, {2048, 1152, 4608}, {4096, 7168, 1792},
+                                     {4096, 1792, 7168}, {512, 1152, 1152},  {4, 6912, 1152}};
+    static const int64_t gpu[][3] = {{8192, 1792, 1792},  {8192, 5376, 1792},   {8192, 7168, 1792},
+                                     {8192, 1792, 7168},  {32768, 1792, 1792},  {32768, 5376, 1792},
+                                     {32768, 7168, 1792}, {32768, 1792, 7168},  {8192, 3072, 3072},
+                                     {8192, 12288, 3072}, {32768, 12288, 3072}, {16, 10752, 1792}};
+    Error error;
+    CHECK(device_start(0, &error), "%s", error.text);
     for (int i = 1; i + 2 < argc; i += 3) {
         bench(strtoll(argv[i], NULL, 10), strtoll(argv[i + 1], NULL, 10),
               strtoll(argv[i + 2], NULL, 10));
     }
-    for (size_t i = 0; argc < 4 && i < sizeof(shapes) / sizeof(*shapes); i++) {
-        bench(shapes[i][0], shapes[i][1], shapes[i][2]);
+    if (argc >= 4) return 0;
+    const bool small = strcmp(device_backend(), "cpu") == 0;
+    const int64_t count = small ? sizeof(cpu) / sizeof(*cpu) : sizeof(gpu) / sizeof(*gpu);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t *s = small ? cpu[i] : gpu[i];
+        bench(s[0], s[1], s[2]);
     }
     return 0;
 }

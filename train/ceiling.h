@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-// FLOP/s of 2048 x width x 4 width products, the best of a few. Takes well under a second. Local.
+// FLOP/s of a plain product of 2,048 (on a GPU 8,192) x width x 4 width, the best of a few. Takes
+// well under a second. Local.
 double ceiling_flops(int64_t width);
 
 // Bytes per second of a plain copy of 256 MiB inside the device's memory, read and written both
