@@ -142,6 +142,16 @@ build/$(1)/%.cpp.o: %.cpp Makefile
 	@echo "c++ $$@"
 	@OMPI_CXX="$$(CXX)" mpicxx $$(CXXFLAGS) $$(EMULATE) $(2) $(3) -c $$< -o $$@
 endef
+# $(1): prefix of the folder, $(2): how to optimise.
+define rule_faults
+build/$(1)emulator-fp32/tests/faults: build/$(1)emulator-fp32/tests/emulator/faults.cu.o \
+                                      build/$(1)emulator-fp32/libbackend.a \
+                                      build/$(1)fp32/libcommon.a
+	@mkdir -p $$(@D)
+	@$$(CC) $(2) -fopenmp $$< $(call group,emulator,fp32,$(1)) -lstdc++ $$(LIBS) -o $$@
+endef
+$(eval $(call rule_faults,,$(FAST)))
+$(eval $(call rule_faults,debug-,$(SAFE)))
 objects = $(patsubst %.cpp,%.cpp.o,$(patsubst %.cu,%.cu.o,$(patsubst %.c,%.o,$(1))))
 
 # $(1): precision, $(2): how to optimise, $(3): definitions, $(4): prefix.
@@ -176,7 +186,8 @@ tests-cuda: $(foreach b,$(BUILDS_CUDA),$(TESTS_device:%.c=$(b)/%) $(b)/bench/ste
 emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
               $(filter $(TESTS_$(p):%.c=build/emulator-$(p)/%), \
                   $(TESTS_device:%.c=build/emulator-$(p)/%))) \
-          $(TESTS_device:%.c=build/debug-emulator-fp32/%)
+          $(TESTS_device:%.c=build/debug-emulator-fp32/%) \
+          build/emulator-fp32/tests/faults build/debug-emulator-fp32/tests/faults
 bench: $(foreach b,$(BUILDS),$(BENCHES:%=$(b)/%))
 
 run: all

@@ -7,8 +7,6 @@
 
 #include "tests/emulator/vector_types.h"
 
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"  // #pragma unroll
-
 #define __global__
 #define __device__
 #define __host__
