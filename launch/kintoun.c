@@ -26,9 +26,35 @@ static const Setting table[] = {
      .choices = "auto|bf16|fp32", .help = "of weights and activations"},
     {.key = NULL}};
 
-static int refuse(const char *what, const char *path, const char *remedy) {
-    fprintf(stderr, "kintoun: %s%s; %s\n", what, path, remedy);
+static int refuse(const char *what, const char *detail, const char *remedy) {
+    fprintf(stderr, "kintoun: %s%s; %s\n", what, detail, remedy);
     return EXIT_CONFIG;
+}
+
+// What launch/find-cuda missed when this was built, as it left it in build/cuda.mk.
+static const char *missing_for_cuda(const char *folder) {
+    static char line[256];
+    static const char word[] = "CUDA_MISSING :=";
+    snprintf(line, sizeof(line), "%.200s/build/cuda.mk", folder);
+    FILE *const file = fopen(line, "r");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        if (strncmp(line, word, strlen(word)) != 0) continue;
+        line[strcspn(line, "\n")] = '\0';
+        fclose(file);
+        return line + strlen(word);
+    }
+    if (file != NULL) fclose(file);
+    return " the programs in build/cuda-*, which make builds";
+}
+
+static int refuse_cuda(const char *folder, bool has_cuda) {
+    if (!has_cuda) {
+        return refuse(
+            "run.device = cuda, but this was built without it, missing:", missing_for_cuda(folder),
+            "install that and run make again, or set run.device=cpu");
+    }
+    return refuse("run.device = cuda, but there is no GPU here (/dev/nvidia*)", "",
+                  "set run.device=cpu");
 }
 
 static bool has_gpu(void) {
@@ -80,12 +106,8 @@ int main(int argc, char **argv) {
     const bool has_cuda = access(build, X_OK) == 0;
     const bool cuda =
         choice.device == DEVICE_CUDA || (choice.device != DEVICE_CPU && has_cuda && has_gpu());
-    if (cuda && !has_cuda)
-        return refuse("run.device = cuda, but there is no ", build,
-                      "run make where nvcc is, or set run.device=cpu");
-    if (cuda && !has_gpu())
-        return refuse("run.device = cuda, but there is no GPU here (/dev/nvidia*)", "",
-                      "set run.device=cpu");
+    const bool plans = argc > 1 && strcmp(argv[1], "plan") == 0;  // For elsewhere, perhaps.
+    if (cuda && (!has_cuda || (!plans && !has_gpu()))) return refuse_cuda(path, has_cuda);
     const bool native = cuda || multiplies_bf16();
     if (choice.precision == PRECISION_BF16 && !native) {
         return refuse("run.precision = bf16, but this processor has no bf16 products (AVX512-BF16)",

@@ -39,7 +39,7 @@ static bool place(Comm *node, bool share, bool *shared, Error *error) {
     if (!*shared || share) return true;
     return error_set(error,
                      "%d ranks on this node but %d GPU%s; start at most %d rank%s per node, or set "
-                     "run.share_gpu=true",
+                     "run.share_gpu=true (--share-gpu)",
                      size, devices, devices == 1 ? "" : "s", devices, devices == 1 ? "" : "s");
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/device.h"
 #include "base/die.h"
 
 #define AT(field) offsetof(Config, field)
@@ -89,6 +90,8 @@ const Setting config_table[] = {
           "auto: bf16 where the processor multiplies it"),
     FLAG("run.deterministic", AT(model.deterministic), "false", 0,
          "the same bits in every run on a GPU, too, by a slower attention; the CPU's always are"),
+    FLAG("run.share_gpu", AT(run.share_gpu), "false", 0,
+         "ranks of a node may share a GPU; slow, for tests"),
 
     CHOICE("model.architecture", AT(model.architecture), "goku", "goku", R, "which model"),
     WHOLE("model.layers", AT(model.layers), NULL, 1, 1024, R, "transformer blocks"),
@@ -200,12 +203,14 @@ const Setting config_table[] = {
 // ./kintoun starts the build that the settings ask for; a build started directly must not differ.
 static void check_build(const RunConfig *run, Problems *problems) {
     static const char *const precisions[] = {"auto", "bf16", "fp32"};
+    static const char *const devices[] = {"auto", "cuda", "cpu"};
     if (run->precision != 0 && strcmp(precisions[run->precision], REAL_NAME) != 0) {
         problems_add(problems, "run.precision = %s, but this is the %s build; start ./kintoun",
                      precisions[run->precision], REAL_NAME);
     }
-    if (run->device == 1) {
-        problems_add(problems, "run.device = cuda, but this is the CPU build; start ./kintoun");
+    if (run->device != 0 && strcmp(devices[run->device], device_backend()) != 0) {
+        problems_add(problems, "run.device = %s, but this is the %s build; start ./kintoun",
+                     devices[run->device], device_backend());
     }
 }
 

@@ -26,6 +26,7 @@ typedef struct {
     double minutes;   // Budget that becomes numbers of steps once; 0: steps as written.
     int device;       // Read by the launcher: auto|cuda|cpu.
     int precision;    // Read by the launcher: auto|bf16|fp32.
+    bool share_gpu;   // Ranks of a node may run on one GPU.
 } RunConfig;
 
 typedef struct {

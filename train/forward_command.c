@@ -17,7 +17,7 @@
 #include "train/options.h"
 
 static const char *const HELP =
-    "kintoun forward MODEL --inputs A --outputs B [--gradients]\n"
+    "kintoun forward MODEL --inputs A --outputs B [--gradients] [--share-gpu]\n"
     "One forward (and backward) of MODEL, a transformer folder (config.json and safetensors).\n"
     "  --inputs A     a safetensors file with one pack of samples N = 0, 1, ...:\n"
     "                 N.latent [C, F, H, W], N.time [1], N.text [L, text width] (missing or L = "
@@ -26,11 +26,12 @@ static const char *const HELP =
     "  --outputs B    written: N.output [C, F, H, W]\n"
     "  --gradients    also loss [1], the mean over all elements of (output - target)^2, and\n"
     "                 grad.NAME of every parameter\n"
+    "  --share-gpu    ranks of a node may share a GPU; slow, for tests\n"
     "Exit codes: 0 done, 1 failed, 78 something on the command line or in the inputs is wrong.\n";
 
 typedef struct {
     char inputs[PATH_BYTES_MAX], outputs[PATH_BYTES_MAX];
-    bool gradients;
+    bool gradients, share_gpu;
 } Options;
 
 // clang-format off
@@ -41,6 +42,8 @@ static const Setting option_table[] = {
      "the file to write", 0, NULL, 0, 0},
     {"gradients", SETTING_FLAG, offsetof(Options, gradients), "false", 0, 0, NULL,
      "the backward, too", 0, NULL, 0, 0},
+    {"share-gpu", SETTING_FLAG, offsetof(Options, share_gpu), "false", 0, 0, NULL,
+     "ranks of a node may share a GPU", 0, NULL, 0, 0},
     {NULL, SETTING_WHOLE, 0, NULL, 0, 0, NULL, NULL, 0, NULL, 0, 0}};
 // clang-format on
 
@@ -349,6 +352,11 @@ static bool write_outputs(Forward *f, const char *path, Error *error) {
 // Reads weights, runs, writes. Returns the exit code.
 static int run(Forward *f, const char *folder, const Options *options, Problems *problems) {
     const MeshConfig alone = {.sequence = 1, .shard = 0};
+    Error error = {""};
+    if (!comm_device_start(f->world, options->share_gpu, &error)) {
+        problems_add(problems, "%s", error.text);
+        return EXIT_CONFIG;
+    }
     mesh_init(&f->mesh, f->world, &alone);
     const ModelConfig config = f->model.config;
     model_record(&f->model, &config, &f->mesh);
@@ -358,7 +366,6 @@ static int run(Forward *f, const char *folder, const Options *options, Problems 
                (ModelBounds){f->inputs.tokens, f->inputs.text, f->inputs.count});
     model_allocate(&f->model);
     batch_create(&f->batch, &f->model);
-    Error error = {""};
     int exit_code = model_folder_load(f->fsdp, &f->model, folder, problems, &error);
     if (exit_code == EXIT_DONE) {
         compute(f);

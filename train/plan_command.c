@@ -18,7 +18,8 @@ static const char *const HELP =
     "purpose under every recomputation policy, FLOPs, communication, and for each stage the packs\n"
     "that its first steps would hold. Where the data is missing, all but the packs.\n"
     "  --node N       ranks of a node (8); what parallel.shard = 0 chooses depends on it\n"
-    "  --memory GIB   what a rank may use; else the free memory here, shared by a node's ranks\n"
+    "  --memory GIB   what a rank may use; else the free memory here: of a GPU, or of this node,\n"
+    "                 shared by its ranks\n"
     "  --tflops T     products per rank; else measured here\n"
     "  --share S      of that, which a whole step reaches (0.4); the time is an estimate by it\n";
 
@@ -94,6 +95,20 @@ static const char *missing_data(const Config *config) {
 static int64_t memory_available(const Options *options) {
     if (options->memory > 0) return (int64_t)(options->memory * 0x1p30);
     return device_memory_free((int)min_i64(options->node, options->ranks)) / 10 * 9;
+}
+
+// Only what is measured here needs a device: a plan for elsewhere works without one.
+static bool take_device(const Options *options, Problems *problems) {
+    Error error;
+    if (options->memory > 0 && options->tflops > 0) return true;
+    const bool ok = device_start(0, &error);
+    if (!ok) {
+        problems_add(problems,
+                     "%s; or say what a rank has where the run will be: --memory GIB "
+                     "--tflops T",
+                     error.text);
+    }
+    return ok;
 }
 
 static bool prepare(Plan *plan, Problems *problems) {
@@ -373,7 +388,8 @@ static void print_steps(Plan *plan) {
 static int run(Plan *plan, int argc, char **argv, Problems *problems) {
     Words words;
     if (!options_parse(&plan->options, option_table, argc, argv, &words, problems) ||
-        !read_config(plan, &words, problems) || !prepare(plan, problems)) {
+        !read_config(plan, &words, problems) || !take_device(&plan->options, problems) ||
+        !prepare(plan, problems)) {
         return EXIT_CONFIG;
     }
     const char *missing = missing_data(&plan->config);

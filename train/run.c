@@ -272,6 +272,14 @@ static int train(Trainer *t, const StartOptions *options) {
     return exit_code;
 }
 
+// A device for every rank. Collective; the same on all of them.
+static bool take_devices(const Config *config, Comm *world, Problems *problems) {
+    Error error;
+    const bool ok = comm_device_start(world, config->run.share_gpu, &error);
+    if (!ok) problems_add(problems, "%s", error.text);
+    return ok;
+}
+
 // All ranks must run the same build on the same kind of processor, or their bits differ.
 static bool ranks_alike(Comm *world) {
     char device[256], text[512];
@@ -284,6 +292,17 @@ static bool ranks_alike(Comm *world) {
         fprintf(stderr, "ranks differ: rank %d is %s\n", comm_rank(world), text);
     }
     return least == most;
+}
+
+// From settings that are right to the exit code.
+static int run(Trainer *trainer, Config *config, Comm *world, const StartOptions *options,
+               Problems *problems) {
+    if (!ranks_alike(world)) return EXIT_FAILED;
+    if (!budget_apply(config, world, problems) ||
+        !trainer_create(trainer, config, world, problems)) {
+        return EXIT_CONFIG;
+    }
+    return train(trainer, options);
 }
 
 int train_command(int argc, char **argv) {
@@ -302,13 +321,11 @@ int train_command(int argc, char **argv) {
         if (speaks) printf("%s", arguments->help ? HELP : settings);
         free(settings);
         exit_code = EXIT_DONE;
-    } else if (!ranks_alike(world)) {
-        exit_code = EXIT_FAILED;
     } else if (problems->count == 0 && read_config(config, arguments, world, problems) &&
-               budget_apply(config, world, problems) &&
-               trainer_create(trainer, config, world, problems)) {
-        exit_code = train(trainer, &arguments->options);
-    } else if (speaks) {
+               take_devices(config, world, problems)) {
+        exit_code = run(trainer, config, world, &arguments->options, problems);
+    }
+    if (problems->count > 0 && speaks) {
         problems_print(problems, "the settings");
     }
     trainer_free(trainer);

@@ -29,13 +29,14 @@ static const char *const HELP =
     "  --shift S       of the times (1)             --seed N       of the noise (1)\n"
     "  --weights       the trained weights, not their moving average\n"
     "  --data DIR      a demo data set: its codec and text encoder\n"
-    "  --out DIR       where to write (samples)     --scale N      pixels per pixel (2)\n";
+    "  --out DIR       where to write (samples)     --scale N      pixels per pixel (2)\n"
+    "  --share-gpu     ranks of a node may share a GPU; slow, for tests\n";
 
 typedef struct {
     int64_t steps, seed, scale;
     double guidance, shift;
     char data[PATH_MAX_BYTES], out[PATH_MAX_BYTES];
-    bool weights;
+    bool weights, share_gpu;
 } Options;
 
 // What one row of samples is asked to be.
@@ -57,6 +58,7 @@ static const Setting option_table[] = {
     ROW("data", SETTING_TEXT, offsetof(Options, data), "", 0, PATH_MAX_BYTES, "a demo data set"),
     ROW("out", SETTING_TEXT, offsetof(Options, out), "samples", 1, PATH_MAX_BYTES, "a folder"),
     ROW("weights", SETTING_FLAG, offsetof(Options, weights), "false", 0, 0, "not the average"),
+    ROW("share-gpu", SETTING_FLAG, offsetof(Options, share_gpu), "false", 0, 0, "ranks share it"),
     END};
 
 static const Setting asked_table[] = {
@@ -177,7 +179,8 @@ static void read_run(Command *c, const char *path, Problems *problems) {
     if (text == NULL) {
         problems_add(problems, "%s", error.text);
     } else {
-        config_parse(c->config, text, bytes, path, NULL, 0, problems);
+        const char *const here[] = {"run.device=auto", "run.precision=auto"};
+        config_parse(c->config, text, bytes, path, here, 2, problems);
     }
     free(text);
 }
@@ -427,7 +430,7 @@ int sample_command(int argc, char **argv) {
         Error error = {"the samples cannot be drawn"};
         const bool ok = problems->count == 0 && prepare(c, problems);
         exit_code = EXIT_CONFIG;
-        if (agree(world, ok, &error)) {
+        if (agree(world, ok, &error) && comm_device_start(world, c->options.share_gpu, &error)) {
             exit_code = draw(c, problems);
         } else if (problems->count == 0) {
             problems_add(problems, "%s", error.text);
