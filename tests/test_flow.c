@@ -33,16 +33,21 @@ static void test_patches(void **state) {
     }
 }
 
-// The last case is no multiple of four elements; tokens from the middle, as a slice has them.
+// The third case is no multiple of four elements; tokens of the last one have an odd number, so
+// that a later segment's rows start anywhere. Tokens from the middle, as a slice has them.
 static void test_noise(void **state) {
     (void)state;
     static const struct {
         LatentShape shape;
         PatchSize patch;
     } cases[] = {
-        {{16, 5, 12, 20}, {1, 2, 2}}, {{4, 1, 2, 2}, {1, 2, 2}}, {{3, 2, 3, 3}, {2, 1, 3}}};
+        {{16, 5, 12, 20}, {1, 2, 2}},
+        {{4, 1, 2, 2}, {1, 2, 2}},
+        {{3, 2, 3, 3}, {2, 1, 3}},
+        {{3, 1, 3, 3}, {1, 1, 1}},
+    };
     const NoiseKey key = {0x123456789abcdef, RNG_NOISE, 0xfedcba987};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const LatentShape shape = cases[i].shape;
         const PatchSize patch = cases[i].patch;
         const int64_t elements = latent_elements(shape), tokens = latent_tokens(shape, patch);
@@ -54,9 +59,11 @@ static void test_noise(void **state) {
         flow_noise(got, &key, shape, patch, 0, tokens, scratch, NULL);
         check_equal("all tokens", got, want, elements);
         memset(got, 0, (size_t)elements * sizeof(*got));
-        flow_noise(got, &key, shape, patch, from, tokens - from - 1, scratch, NULL);
-        check_equal("a slice", got, want + from * width, (tokens - from - 1) * width);
-        check_that(got[(tokens - from - 1) * width] == 0.0f, "more than the slice");
+        float *const slice = got + from * width, *const end = got + (tokens - 1) * width;
+        flow_noise(slice, &key, shape, patch, from, tokens - from - 1, scratch, NULL);
+        check_equal("a slice", slice, want + from * width, (tokens - from - 1) * width);
+        check_that(from == 0 || slice[-1] == 0.0f, "less than the slice");
+        check_that(*end == 0.0f, "more than the slice");
         flow_noise(got, &key, shape, patch, from, 0, scratch, NULL);
         free_all(latent, want, got, scratch);
     }
