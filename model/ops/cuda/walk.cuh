@@ -59,10 +59,10 @@ static inline int walk_threads(int64_t C) {
     return (int)round_up(div_up(row_parts(C), walk_parts(C)), WARP);
 }
 
-// Rows in shared memory at once: as many as 64 KiB hold, but two if 160 KiB do (of what an A100
-// has), and one in any case.
+// Rows in shared memory at once: as many as 64 KiB hold, but two if 96 KiB do, and one in any case.
+// A block has 99 KiB at most on the smallest devices (8.6, 8.9), and the largest row takes 96.
 static inline int walk_rows(int64_t row_bytes) {
-    const int64_t least = 2 * row_bytes <= 160 * 1024 ? 2 : 1;
+    const int64_t least = 2 * row_bytes <= 96 * 1024 ? 2 : 1;
     return (int)min_i64(4, max_i64(least, 64 * 1024 / row_bytes));
 }
 
