@@ -139,7 +139,7 @@ void *device_allocate_shared(const char *name, int64_t bytes) {
 }
 
 void device_free(void *memory) {
-    CUDA_CHECK(cudaFree(memory));
+    if (memory != NULL) CUDA_CHECK(cudaFree(memory));  // Of NULL it would ask for a device.
 }
 
 void *host_allocate(const char *name, int64_t bytes) {
@@ -153,7 +153,7 @@ void *host_allocate(const char *name, int64_t bytes) {
 }
 
 void host_free(void *memory) {
-    CUDA_CHECK(cudaFreeHost(memory));
+    if (memory != NULL) CUDA_CHECK(cudaFreeHost(memory));
 }
 
 void device_copy(void *to, const void *from, int64_t bytes, Stream stream) {
@@ -166,10 +166,14 @@ void device_zero(void *memory, int64_t bytes, Stream stream) {
     CUDA_CHECK(cudaMemsetAsync(memory, 0, (size_t)bytes, cuda_stream(stream)));
 }
 
-// The compute stream is CUDA's legacy one, which waits for ordinary streams: these must not be.
+// The compute stream is CUDA's legacy one, which waits for ordinary streams: these must not be. And
+// they go first: what runs beside the compute stream is short, and without that its blocks start
+// only when all those of a product that came before have.
 Stream stream_create(void) {
     cudaStream_t stream = NULL;
-    CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    int least = 0, greatest = 0;
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CUDA_CHECK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
     return (Stream)stream;
 }
 
