@@ -167,15 +167,14 @@ void exchange_init(Exchange *x, ExchangeKind kind, const Layout *layout,
     x->shards = shards;
     x->near = device_allocate("pieces of this rank's blocks", x->near_bytes);
     x->far = device_allocate("pieces of this rank's slices", x->far_bytes);
-    x->window = malloc((size_t)(x->window_blocks * CHECKPOINT_BLOCK));
-    CHECK(x->window != NULL, "no memory for %" PRId64 " blocks", x->window_blocks);
+    x->window = host_allocate("blocks of files", x->window_blocks * CHECKPOINT_BLOCK);
 }
 
 void exchange_free(Exchange *x) {
     free(x->near_offsets);
     free(x->far_offsets);
     free(x->replica_offsets);
-    free(x->window);
+    host_free(x->window);
     device_free(x->near);
     device_free(x->far);
     *x = (Exchange){0};
