@@ -23,7 +23,7 @@ expect() {  # What test_comm does wrong, and a part of the message.
     esac
 }
 
-expect odd "world: rank 1 calls #3 broadcast (12, 0), 2 of 3 ranks call #3 all_gather (10, 0)"
-expect size "world: rank 1 calls #3 all_gather (11, 0), 2 of 3 ranks call #3 all_gather (10, 0)"
-expect counts "world #3 all_to_all: rank 1 sends 4 bytes to rank 0, which expects 8"
+expect odd "data: rank 1 calls #3 broadcast (12, 0), 2 of 3 ranks call #3 all_gather (10, 0)"
+expect size "data: rank 1 calls #3 all_gather (11, 0), 2 of 3 ranks call #3 all_gather (10, 0)"
+expect counts "data #3 all_to_all: rank 1 sends 4 bytes to rank 0, which expects 8"
 exit $failed

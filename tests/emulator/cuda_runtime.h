@@ -11,8 +11,9 @@
 //   Streams beside the default one (0) have to be cudaStreamNonBlocking.
 // - Floating-point atomics, blocking streams, cooperative groups, textures are not there.
 // Environment: EMULATOR_ORDER=up|down|random (random; of threads and blocks), EMULATOR_SEED=N (1),
-// EMULATOR_DEVICES=N (8) per node. One process runs the same with the same seed; several do up to
-// the time at which messages arrive. A program that fails prints its seed.
+// EMULATOR_DEVICES=N (8) per node, EMULATOR_DRIVER=VERSION (that of the runtime; 0: none),
+// EMULATOR_CAPABILITY=MAJOR (9). One process runs the same with the same seed; several do up to the
+// time at which messages arrive. A program that fails prints its seed.
 // All thread-local variables of the program (not of its libraries) are taken for shared memory.
 //
 // A library's stand-in puts its work into a stream by emulator_enqueue(stream, run, context) in C,

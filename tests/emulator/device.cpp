@@ -20,9 +20,18 @@ struct State {
 };
 static State &state = *new State();  // Never destroyed: other threads may outlive main.
 
+static int number_from(const char *name, int otherwise) {
+    const char *text = getenv(name);
+    return text != NULL && *text != '\0' ? (int)strtol(text, NULL, 10) : otherwise;
+}
+
 static int device_count() {
-    const char *text = getenv("EMULATOR_DEVICES");
-    return text != NULL && *text != '\0' ? (int)strtol(text, NULL, 10) : DEVICES;
+    return number_from("EMULATOR_DEVICES", DEVICES);
+}
+
+// As CUDA writes it; 0: none is installed.
+static int driver_version() {
+    return number_from("EMULATOR_DRIVER", CUDART_VERSION);
 }
 
 static cudaError_t check(const cudaLaunchConfig_t &c, const void *kernel) {
@@ -132,7 +141,7 @@ const char *cudaGetErrorString(cudaError_t error) {
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
+    *version = driver_version();
     return cudaSuccess;
 }
 
@@ -142,6 +151,10 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (driver_version() / 1000 < CUDART_VERSION / 1000) {
+        return report(cudaErrorInsufficientDriver);
+    }
     *count = device_count();
     return *count > 0 ? cudaSuccess : report(cudaErrorNoDevice);
 }
@@ -176,7 +189,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->maxThreadsPerBlock = THREADS_MAX;
     p->maxThreadsPerMultiProcessor = THREADS_PER_PROCESSOR;
     p->multiProcessorCount = PROCESSORS;
-    p->major = 9;
+    p->major = number_from("EMULATOR_CAPABILITY", 9);
     p->l2CacheSize = 50 << 20;
     p->regsPerBlock = 65536;
     p->ECCEnabled = 1;
