@@ -1,6 +1,5 @@
 #include "tests/emulator/cublasLt.h"
 
-#include <math.h>
 #include <string.h>
 
 #include <algorithm>
@@ -35,8 +34,6 @@ struct Op {
     int32_t transposed[2];
     uint32_t epilogue;
     const void *bias;
-    void *aux;
-    int64_t aux_ld;
 };
 
 struct Preference {
@@ -82,10 +79,6 @@ int64_t size_of(cudaDataType type) {
 
 bool has_bias(const Op &op) {
     return op.epilogue != CUBLASLT_EPILOGUE_DEFAULT;
-}
-
-bool has_gelu(const Op &op) {
-    return op.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
 }
 
 // The largest power of two up to 16 that divides x.
@@ -134,11 +127,7 @@ cublasStatus_t describe(Product *p, const cublasLtMatmulDescOpaque_t *op,
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (has_bias(p->op) && p->op.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!has_gelu(p->op)) return CUBLAS_STATUS_SUCCESS;
-    if (p->op.aux == nullptr || p->op.aux_ld < p->m || p->op.aux_ld % 8 != 0) {
-        return CUBLAS_STATUS_INVALID_VALUE;
-    }
-    return D.type == CUDA_R_16BF ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 uint16_t kind_of(const Product &p) {
@@ -170,10 +159,6 @@ void store(void *to, cudaDataType type, int64_t i, float x) {
     } else {
         ((float *)to)[i] = x;
     }
-}
-
-float gelu(float x) {
-    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
 // op(A) as k rows of m; op(B) as n rows of k.
@@ -218,10 +203,6 @@ void multiply(const Product &p, const Algo &algo, void *workspace) {
             float x = p.alpha * sum[(size_t)i];
             if (p.beta != 0) x += p.beta * load(p.at[2], C.type, j * C.ld + i);
             if (has_bias(p.op)) x += load(p.op.bias, D.type, i);
-            if (has_gelu(p.op)) {
-                store(p.op.aux, D.type, j * p.op.aux_ld + i, x);
-                x = gelu(x);
-            }
             store((void *)p.at[3], D.type, j * D.ld + i, x);
         }
     }
@@ -238,10 +219,6 @@ void check_memory(const Product &p, const void *workspace, size_t bytes) {
     const int64_t size = size_of(p.operand[3].type);
     if (has_bias(p.op) && !emulator_on_device(p.op.bias, (size_t)(p.m * size))) {
         FAULT("cublasLtMatmul: the bias is not memory of the device");
-    }
-    const int64_t aux = ((p.n - 1) * p.op.aux_ld + p.m) * size;
-    if (has_gelu(p.op) && !emulator_on_device(p.op.aux, (size_t)aux)) {
-        FAULT("cublasLtMatmul: the auxiliary output is not memory of the device");
     }
     if (!emulator_on_device(workspace, bytes)) {
         FAULT("cublasLtMatmul: the workspace is not memory of the device");
@@ -284,7 +261,7 @@ cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t layout, cudaDataT
 
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t op, cublasComputeType_t compute,
                                       cudaDataType_t scale) {
-    poke(op, Op{SET, compute, scale, {0, 0}, CUBLASLT_EPILOGUE_DEFAULT, nullptr, nullptr, 0});
+    poke(op, Op{SET, compute, scale, {0, 0}, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -305,12 +282,6 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op,
             break;
         case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
             ok = ok && read(&o.bias, value, bytes);
-            break;
-        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
-            ok = ok && read(&o.aux, value, bytes);
-            break;
-        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
-            ok = ok && read(&o.aux_ld, value, bytes);
             break;
         default:
             ok = false;

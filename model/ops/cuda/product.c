@@ -40,7 +40,7 @@ enum { CLASSES = 256, PLANS_MAX = 256, SINGLE = 16 };
 
 typedef struct {
     Shape shape;
-    bool known[CLASSES];
+    bool asked[CLASSES], found[CLASSES];
     cublasLtMatmulAlgo_t algo[CLASSES];
 } Plan;
 
@@ -140,8 +140,8 @@ static void library_start(void) {
 }
 
 // The library's first choice among algorithms whose sums have one order: those that split long sums
-// put the parts into the workspace and add them in float.
-static cublasLtMatmulAlgo_t choose(const Shape *s, int64_t T) {
+// put the parts into the workspace and add them in float. Not all that the library knows may do.
+static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t T) {
     const cublasLtMatmulPreferenceAttributes_t operand[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
@@ -168,11 +168,10 @@ static cublasLtMatmulAlgo_t choose(const Shape *s, int64_t T) {
     Terms t = terms_of(s, T, bias);
     cublasLtMatmulHeuristicResult_t result = {.state = CUBLAS_STATUS_NOT_SUPPORTED};
     int found = 0;
-    LT_CHECK(cublasLtMatmulAlgoGetHeuristic(library.handle, &t.op, &t.a, &t.b, &t.d, &t.d,
-                                            &preference, 1, &result, &found),
-             s, T);
-    LT_CHECK(found > 0 ? result.state : CUBLAS_STATUS_NOT_SUPPORTED, s, T);
-    return result.algo;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        library.handle, &t.op, &t.a, &t.b, &t.d, &t.d, &preference, 1, &result, &found);
+    *algo = result.algo;
+    return status != CUBLAS_STATUS_SUCCESS ? status : result.state;
 }
 
 static bool same(const Shape *a, const Shape *b) {
@@ -180,6 +179,7 @@ static bool same(const Shape *a, const Shape *b) {
            a->ldx == b->ldx && a->ldo == b->ldo;
 }
 
+// The algorithm of T's class, NULL where the library has none.
 static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
     Plan *plan = NULL;
     for (int i = 0; i < library.plans && plan == NULL; i++) {
@@ -192,11 +192,11 @@ static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
         plan->shape = *s;
     }
     const int class = class_of(T);
-    if (!plan->known[class]) {
-        plan->algo[class] = choose(s, class_end(T));
-        plan->known[class] = true;
+    if (!plan->asked[class]) {
+        plan->found[class] = choose(&plan->algo[class], s, class_end(T)) == CUBLAS_STATUS_SUCCESS;
+        plan->asked[class] = true;
     }
-    return &plan->algo[class];
+    return plan->found[class] ? &plan->algo[class] : NULL;
 }
 
 // The operands by the library's names; D is written, or added to.
@@ -219,11 +219,14 @@ static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
     if (T == 0) return;
     CHECK(library.scratch != NULL, "product of N %lld, K %lld was not prepared", (long long)s->N,
           (long long)s->K);
+    const cublasLtMatmulAlgo_t *algo = algo_of(s, T);
     Terms t = terms_of(s, T, o->bias);
-    cublasStatus_t status = launch(o, &t, algo_of(s, T), stream);
+    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (algo != NULL) status = launch(o, &t, algo, stream);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
-        // Nothing ran: the algorithm of the class cannot do this T, so it gets one of its own.
-        const cublasLtMatmulAlgo_t own = choose(s, T);
+        // Nothing ran: the class has no algorithm that can do this T, so it gets one of its own.
+        cublasLtMatmulAlgo_t own;
+        LT_CHECK(choose(&own, s, T), s, T);
         status = launch(o, &t, &own, stream);
     }
     LT_CHECK(status, s, T);
@@ -361,7 +364,8 @@ double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     real *out = device_allocate("plain product", T * N * type_size(REAL_TYPE));
     const bool whole = reals_aligned(NULL, N) && reals_aligned(NULL, K);
     const Shape s = {PRODUCT_FORWARD, whole, N, K, K, N};
-    const cublasLtMatmulAlgo_t algo = choose(&s, T);
+    cublasLtMatmulAlgo_t algo;
+    LT_CHECK(choose(&algo, &s, T), &s, T);
     Terms t = terms_of(&s, T, NULL);
     const Operands o = {.a = w, .b = x, .d = out};
     const double flops = 2.0 * (double)T * (double)N * (double)K;
