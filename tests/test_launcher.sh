@@ -1,0 +1,54 @@
+#!/bin/sh
+# ./kintoun: which build it starts for run.device and run.precision, and the one line that says what
+# is missing where CUDA is asked for. The builds are played by scripts that print their names.
+# ranks: 1
+cd "$(dirname "$0")/.." || exit 1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failed=0
+cp kintoun "$folder/" || exit 1
+
+# says STATUS TEXT ARGUMENTS...: the launcher ends with this status and prints just this text.
+says() {
+    want=$1 part=$2
+    shift 2
+    text=$("$folder/kintoun" "$@" 2>&1)
+    status=$?
+    [ $status -eq "$want" ] && [ "$text" = "$part" ] && return
+    echo "$*: status $status, want $want and '$part'; got: $text"
+    failed=1
+}
+
+build() {  # Plays the build of that name.
+    mkdir -p "$folder/build/$1"
+    printf '#!/bin/sh\necho %s "$@"\n' "$1" >"$folder/build/$1/kintoun"
+    chmod +x "$folder/build/$1/kintoun"
+}
+
+build cpu-fp32
+build cpu-bf16
+remedy='install that and run make again, or set run.device=cpu'
+says 78 "kintoun: run.device = cuda, but this was built without it, missing: the programs in \
+build/cuda-*, which make builds; $remedy" train none.yaml run.device=cuda
+echo 'CUDA_MISSING := cuDNN NCCL' >"$folder/build/cuda.mk"
+says 78 "kintoun: run.device = cuda, but this was built without it, missing: cuDNN NCCL; $remedy" \
+    train none.yaml run.device=cuda
+says 0 'cpu-fp32 train none.yaml run.device=cpu run.precision=fp32' \
+    train none.yaml run.device=cpu run.precision=fp32
+
+build cuda-fp32
+build cuda-bf16
+# A plan may be for another machine; what computes needs a GPU.
+says 0 'cuda-bf16 plan none.yaml run.device=cuda' plan none.yaml run.device=cuda
+says 0 'cuda-fp32 plan none.yaml run.device=cuda run.precision=fp32' \
+    plan none.yaml run.device=cuda run.precision=fp32
+printf 'run:\n  device: cuda\n' >"$folder/cuda.yaml"
+if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
+    says 0 "cuda-bf16 train $folder/cuda.yaml" train "$folder/cuda.yaml"
+    says 0 'cuda-bf16 data info x' data info x
+else
+    says 78 'kintoun: run.device = cuda, but there is no GPU here (/dev/nvidia*); set '\
+'run.device=cpu' train "$folder/cuda.yaml"
+    says 0 'cpu-fp32 data info x run.precision=fp32' data info x run.precision=fp32
+fi
+exit $failed
