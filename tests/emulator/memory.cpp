@@ -1,7 +1,8 @@
 // Memory. That of cudaMalloc lies in one reserved range, which is closed while the host runs: who
-// touches it then ends with a message. Addresses are not used again, and around each allocation
-// lies a gap that the address sanitizer watches. Managed and pinned memory come from malloc.
-// All starts as NaN.
+// touches it then ends with a message. It consists of huge pages, which make opening and closing
+// cheap: 30 ms for 300 MB of small ones. Addresses are not used again before all is freed, and
+// behind each allocation lies a gap that the address sanitizer watches. Managed and pinned memory
+// come from malloc. All starts as NaN.
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -23,7 +24,7 @@ using Guard = std::lock_guard<std::recursive_mutex>;
 
 namespace emulator {
 
-static const uint64_t RESERVED = 1ull << 40, TOTAL = 8ull << 30, PAGE = 4096, GAP = 256;
+static const uint64_t RESERVED = 1ull << 40, TOTAL = 8ull << 30, PAGE = 2 << 20, GAP = 256;
 
 struct Allocation {
     uint64_t bytes;
@@ -33,10 +34,10 @@ struct Allocation {
 // One for the program.
 struct State {
     char *base;
-    uint64_t end;     // What was given out of the range.
-    uint64_t opened;  // What of it may be touched now.
+    uint64_t end;  // What was given out of the range.
     uint64_t used;
-    int open;
+    int open;         // How many want it open.
+    uint64_t opened;  // Pages up to here are.
     std::map<const char *, Allocation> allocations;
     struct sigaction old;
 };
@@ -73,32 +74,41 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     // Otherwise the access is tried again, and the old action follows.
 }
 
+static uint64_t round_up_to(uint64_t bytes, uint64_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
 static void start() {
     if (state.base != NULL) return;
     void *base =
-        mmap(NULL, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(NULL, RESERVED + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) FAULT("no range of addresses for the device");
-    state.base = (char *)base;
+    state.base = (char *)round_up_to((uint64_t)base, PAGE);
+    madvise(state.base, RESERVED, MADV_HUGEPAGE);
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &action, &state.old);
 }
 
-static void protect(int protection, uint64_t begin, uint64_t end) {
-    if (end > begin && mprotect(state.base + begin, end - begin, protection) != 0) {
-        FAULT("mprotect of %lu bytes failed", end - begin);
+// Opens what is not open, or closes all.
+static void protect() {
+    const uint64_t end = state.open > 0 ? round_up_to(state.end, PAGE) : 0;
+    const uint64_t from = end > state.opened ? state.opened : end;
+    const uint64_t to = end > state.opened ? end : state.opened;
+    const int protection = end > state.opened ? PROT_READ | PROT_WRITE : PROT_NONE;
+    if (to > from && mprotect(state.base + from, to - from, protection) != 0) {
+        FAULT("mprotect of %lu bytes failed", to - from);
     }
+    state.opened = end;
 }
 
 Unlocked::Unlocked() {
-    if (state.open++ > 0) return;
-    protect(PROT_READ | PROT_WRITE, 0, state.end);
-    state.opened = state.end;
+    if (state.open++ == 0) protect();
 }
 
 Unlocked::~Unlocked() {
-    if (--state.open == 0) protect(PROT_NONE, 0, state.opened);
+    if (--state.open == 0) protect();
 }
 
 static cudaMemoryType type_of(const void *memory) {
@@ -185,15 +195,12 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
     *memory = NULL;
     if (bytes == 0) return cudaSuccess;
     if (bytes > TOTAL - state.used) return report(cudaErrorMemoryAllocation);
-    const uint64_t whole = (bytes + GAP + PAGE - 1) / PAGE * PAGE;
+    const uint64_t whole = round_up_to(bytes + GAP, GAP);
     if (state.end + whole > RESERVED) FAULT("the device's addresses are used up");
     char *begin = state.base + state.end;
-    // Open before it is filled, and closed with the rest.
-    if (state.open == 0) protect(PROT_READ | PROT_WRITE, state.end, state.end + whole);
     state.end += whole;
     const Unlocked unlocked;
-    if (state.opened < state.end) protect(PROT_READ | PROT_WRITE, state.opened, state.end);
-    state.opened = state.end;
+    protect();  // It may have been open before, up to the old end.
     POISON(begin, whole);
     UNPOISON(begin, bytes);
     memset(begin, 0xff, bytes);
@@ -229,10 +236,12 @@ static cudaError_t release(void *memory, bool pinned) {
         free(memory);
         return cudaSuccess;
     }
-    const uint64_t whole = (allocation.bytes + GAP + PAGE - 1) / PAGE * PAGE;
-    POISON(memory, whole);
-    madvise(memory, whole, MADV_DONTNEED);
+    POISON(memory, round_up_to(allocation.bytes + GAP, GAP));
+    const uint64_t first = round_up_to((uint64_t)memory, PAGE);
+    const uint64_t last = ((uint64_t)memory + allocation.bytes) / PAGE * PAGE;
+    if (last > first) madvise((void *)first, last - first, MADV_DONTNEED);
     state.used -= allocation.bytes;
+    if (state.used == 0) state.end = 0;
     return cudaSuccess;
 }
 
