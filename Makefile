@@ -29,8 +29,8 @@ LIBRARY := $(filter-out train/main.c,$(SOURCES))
 CPU := $(shell find $(FOLDERS) -path '*/cpu/*' -name '*.c' | sort)
 CUDA := $(shell find $(FOLDERS) -path '*/cuda/*' \( -name '*.c' -o -name '*.cu' \) | sort)
 EMULATOR := $(wildcard tests/emulator/*.cpp tests/emulator/*.c)
-# What the emulator does not run: the file above cuDNN has a twin there.
-EMULATED := $(filter-out model/ops/cuda/attention_cudnn.c,$(CUDA))
+# What the emulator does not run: the files above cuDNN have a twin there.
+EMULATED := $(filter-out model/ops/cuda/attention_cudnn%,$(CUDA))
 
 TESTS := $(wildcard tests/test_*.c)
 NO_FP32 := $(shell grep -l '^// precision:' $(TESTS) /dev/null | \
@@ -152,6 +152,20 @@ build/$(1)emulator-fp32/tests/faults: build/$(1)emulator-fp32/tests/emulator/fau
 endef
 $(eval $(call rule_faults,,$(FAST)))
 $(eval $(call rule_faults,debug-,$(SAFE)))
+# Programs of tests/test_cudnn.sh: what cuDNN is given, in the emulator; its plans, without a device
+# and otherwise on the CPU backend.
+build/emulator-fp32/tests/cudnn/offsets: build/fp32/tests/cudnn/offsets.o \
+                                         build/emulator-fp32/libbackend.a build/fp32/libcommon.a
+	@mkdir -p $(@D)
+	@$(CC) -fopenmp $< $(call group,emulator,fp32,) -lstdc++ $(LIBS) -o $@
+build/cuda-fp32/tests/cudnn/plans: build/fp32/tests/cudnn/plans.o \
+                                   $(addprefix build/cuda-fp32/model/ops/cuda/, \
+                                       attention_cudnn.o attention_cudnn_plan.o \
+                                       attention_offsets.cu.o) \
+                                   build/cpu-fp32/libbackend.a build/fp32/libcommon.a
+	@mkdir -p $(@D)
+	@$(CC) -fopenmp $(filter %.o,$^) $(call group,cpu,fp32,) $(CUDA_PATHS) $(CUDA_LIBRARIES) \
+	    -ldnnl $(LIBS) -o $@
 objects = $(patsubst %.cpp,%.cpp.o,$(patsubst %.cu,%.cu.o,$(patsubst %.c,%.o,$(1))))
 
 # $(1): precision, $(2): how to optimise, $(3): definitions, $(4): prefix.
@@ -182,12 +196,14 @@ kintoun: $(LAUNCHER)
 
 tests: $(foreach p,$(PRECISIONS),$(TESTS_$(p):%.c=build/$(if $(DEBUG),debug-)cpu-$(p)/%))
 tests-safe: $(TESTS_safe:%.c=build/debug-cpu-fp32/%) build/debug-cpu-fp32/kintoun
-tests-cuda: $(foreach b,$(BUILDS_CUDA),$(TESTS_device:%.c=$(b)/%) $(b)/bench/step)
+tests-cuda: $(foreach b,$(BUILDS_CUDA),$(TESTS_device:%.c=$(b)/%) $(b)/bench/step) \
+            $(if $(BUILDS_CUDA),build/cuda-fp32/tests/cudnn/plans)
 emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
               $(filter $(TESTS_$(p):%.c=build/emulator-$(p)/%), \
                   $(TESTS_device:%.c=build/emulator-$(p)/%))) \
           $(TESTS_device:%.c=build/debug-emulator-fp32/%) \
-          build/emulator-fp32/tests/faults build/debug-emulator-fp32/tests/faults
+          build/emulator-fp32/tests/faults build/debug-emulator-fp32/tests/faults \
+          build/emulator-fp32/tests/cudnn/offsets
 bench: $(foreach b,$(BUILDS),$(BENCHES:%=$(b)/%))
 
 run: all
