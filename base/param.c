@@ -64,8 +64,11 @@ int param_unit_first(const ParamTable *table, int unit) {
 }
 
 int64_t slice_cut(int64_t elements, int index, int size) {
-    const int64_t blocks = div_up(elements, SLICE_BLOCK);
-    return min_i64(elements, blocks * index / size * SLICE_BLOCK);
+    return min_i64(elements, index * slice_most(elements, size));
+}
+
+int64_t slice_most(int64_t elements, int size) {
+    return div_up(div_up(elements, SLICE_BLOCK), size) * SLICE_BLOCK;
 }
 
 // Element i of a row.

@@ -59,9 +59,11 @@ int64_t param_total(const ParamTable *table);
 // First row of `unit`, and of unit + 1 with `unit` + 1; rows [first, end) are the unit's.
 int param_unit_first(const ParamTable *table, int unit);
 
-// Where rank `index` of `size` cuts a unit of `elements`: slice = [cut(index), cut(index + 1)), the
-// blocks of SLICE_BLOCK elements spread evenly. cut(size) = elements.
+// Where rank `index` of `size` cuts a unit of `elements`: slice = [cut(index), cut(index + 1)).
+// Slices have slice_most elements, whole blocks of SLICE_BLOCK, but the last ones what is left or
+// nothing: equal parts are gathered by one call. cut(size) = elements.
 int64_t slice_cut(int64_t elements, int index, int size);
+int64_t slice_most(int64_t elements, int size);
 
 // Writes the initial values of elements [begin, end) of `unit`'s buffer; out has end - begin
 // elements. Functions of (seed, name, element), so every sharding starts alike.

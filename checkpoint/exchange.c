@@ -46,10 +46,9 @@ void exchange_blocks(const Exchange *x, int64_t round, int64_t *first, int64_t *
     window_of(x, x->replica, x->index, round, first, end);
 }
 
-// The rank of `size` whose slice has `element`: the largest i with slice_cut(i) <= element.
+// The rank of `size` whose slice has `element`.
 static int owner_of(int64_t elements, int64_t element, int size) {
-    const int64_t blocks = div_up(elements, SLICE_BLOCK), block = element / SLICE_BLOCK;
-    return (int)(((block + 1) * size - 1) / blocks);
+    return (int)(element / slice_most(elements, size));
 }
 
 static Walk walk_start(const Exchange *x, int replica, int index, int64_t round) {

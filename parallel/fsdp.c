@@ -12,6 +12,7 @@ enum { NO_UNIT = -1, SLOTS = 2, FLOAT = (int)sizeof(float) };
 
 typedef struct {
     int64_t elements;    // Of the whole unit.
+    int64_t room;        // Elements of a buffer that it is gathered into: equal parts of all ranks.
     int64_t begin, end;  // This rank's slice.
     float *master;
     Tree tree;
@@ -49,13 +50,14 @@ struct Fsdp {
 static void lay_out(Fsdp *f) {
     const Mesh *mesh = f->mesh;
     Arena *arena = &f->arena;
-    int64_t elements_max = 0, slice_max = 0, pieces_max = 0;
+    int64_t elements_max = 0, room_max = 0, slice_max = 0, pieces_max = 0;
     int64_t mark = arena->used;
     for (int u = 0; u < f->units; u++) {
         Unit *unit = &f->unit[u];
         const int64_t slice = unit->end - unit->begin;
         unit->master = arena_take(arena, slice * FLOAT);
         elements_max = max_i64(elements_max, unit->elements);
+        room_max = max_i64(room_max, unit->room);
         slice_max = max_i64(slice_max, slice);
         const int64_t piece = div_up(div_up(slice, SLICE_BLOCK), mesh->replicas) * SLICE_BLOCK;
         pieces_max = max_i64(pieces_max, piece * mesh->replicas);
@@ -63,9 +65,8 @@ static void lay_out(Fsdp *f) {
     f->bytes.master = arena->used - mark;
     mark = arena->used;
     for (int s = 0; s < f->slots; s++) {
-        const int64_t elements =
-            f->config.reshard_after_forward ? elements_max : f->unit[s].elements;
-        f->slot[s].buffer = arena_take(arena, elements * (int64_t)sizeof(real));
+        const int64_t room = f->config.reshard_after_forward ? room_max : f->unit[s].room;
+        f->slot[s].buffer = arena_take(arena, room * (int64_t)sizeof(real));
     }
     f->bytes.slots = arena->used - mark;
     mark = arena->used;
@@ -116,6 +117,7 @@ static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *
     for (int u = 0; u < f->units; u++) {
         Unit *unit = &f->unit[u];
         unit->elements = table->unit_elements[u];
+        unit->room = slice_most(unit->elements, mesh->shards) * mesh->shards;
         unit->begin = slice_cut(unit->elements, mesh->shard_index, mesh->shards);
         unit->end = slice_cut(unit->elements, mesh->shard_index + 1, mesh->shards);
     }
@@ -229,6 +231,14 @@ static void slice_offsets(const Fsdp *f, int64_t *offsets, int64_t elements, int
     }
 }
 
+// Every rank gives its slice of a unit, of `size` bytes per element, and what lies behind it where
+// it is short.
+static void gather_slices(Fsdp *f, void *buffer, const Unit *unit, int64_t size) {
+    const int n = f->mesh->shards;
+    for (int i = 0; i <= n; i++) f->send_offsets[i] = unit->room / n * i * size;
+    comm_all_gather_slices(f->mesh->shard, buffer, f->send_offsets, f->stream);
+}
+
 void fsdp_fetch(Fsdp *f, int unit) {
     const Unit *const u = unit_of(f, unit);
     Slot *slot = slot_of(f, unit);
@@ -239,8 +249,7 @@ void fsdp_fetch(Fsdp *f, int unit) {
         stream_await(f->stream, slot->released);
         vector_round(slot->buffer + u->begin, REAL_TYPE, slice, u->end - u->begin, f->stream);
         if (f->mesh->shards > 1) {
-            slice_offsets(f, f->send_offsets, u->elements, sizeof(real));
-            comm_all_gather_slices(f->mesh->shard, slot->buffer, f->send_offsets, f->stream);
+            gather_slices(f, slot->buffer, u, sizeof(real));
         }
         event_record(slot->gathered, f->stream);
     }
@@ -370,14 +379,11 @@ float *fsdp_gradient(Fsdp *f, int unit) {
 
 void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {
     const Unit *const u = unit_of(f, unit);
-    float *const whole = device_allocate("a whole unit", u->elements * FLOAT);
+    float *const whole = device_allocate("a whole unit", u->room * FLOAT);
     event_record(f->rounded, NULL);
     stream_await(f->stream, f->rounded);
     device_copy(whole + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
-    if (f->mesh->shards > 1) {
-        slice_offsets(f, f->send_offsets, u->elements, FLOAT);
-        comm_all_gather_slices(f->mesh->shard, whole, f->send_offsets, f->stream);
-    }
+    if (f->mesh->shards > 1) gather_slices(f, whole, u, FLOAT);
     device_copy(out, whole, u->elements * FLOAT, f->stream);
     stream_wait(f->stream);
     device_free(whole);

@@ -46,7 +46,7 @@ typedef struct Fsdp Fsdp;
 Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config);
 void fsdp_free(Fsdp *f);
 
-// What fsdp_create would take, by the same lines. The mesh may come from mesh_shape; the last rank
+// What fsdp_create would take, by the same lines. The mesh may come from mesh_shape; the first rank
 // of a shard group has the largest slices. Local.
 FsdpBytes fsdp_plan(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config);
 FsdpBytes fsdp_bytes(const Fsdp *f);

@@ -274,8 +274,8 @@ static void test_plan(void **state) {
                    (long long)got.master);
         check_that(got.stack <= buffers * (owned * 4 + gaps), "stack: %lld bytes, %d buffers",
                    (long long)got.stack, buffers);
-        check_that(got.slots <= 2 * ((int64_t)sizeof(real) * 9984 + 256), "slots: %lld bytes",
-                   (long long)got.slots);
+        check_that(got.slots <= 2 * (int64_t)sizeof(real) * (9984 + 1024 * ranks),
+                   "slots: %lld bytes", (long long)got.slots);
         // One unit's leaves sent and received in the wire type, or the pieces of the replicas.
         check_that(got.exchange <= (2 + 4) * (9984 + 1024 * ranks) + 768, "exchange: %lld bytes",
                    (long long)got.exchange);

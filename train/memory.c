@@ -51,15 +51,15 @@ MemoryPlan memory_plan(Model *model, const Mesh *mesh, const Config *config, int
                        Recompute recompute) {
     const FsdpConfig sharding = fsdp_settings(config);
     model_plan(model, recompute, stage_bounds(config));
-    // The last rank of a shard group has the largest slices, the first one the most heads.
-    Mesh last;
-    mesh_shape(&last, &(MeshConfig){mesh->sequences, mesh->shards}, mesh->shards - 1, mesh->size);
-    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, &last, &sharding),
+    // The first rank has the largest slices and the most heads.
+    Mesh first;
+    mesh_shape(&first, &(MeshConfig){mesh->sequences, mesh->shards}, 0, mesh->size);
+    MemoryPlan plan = {.fsdp = fsdp_plan(&model->params, &first, &sharding),
                        .model = model->bytes,
                        .batch = batch_bytes(model),
                        .saving = checkpoint_bytes(&model->params, config->checkpoint.file_bytes,
-                                                  last.shard_index, last.shards, last.replicas),
-                       .optimizer = optimizer_plan(&model->params, &last),
+                                                  first.shard_index, first.shards, first.replicas),
+                       .optimizer = optimizer_plan(&model->params, &first),
                        .data = data};
     if (config->sample.prompt_count > 0) plan.sampling = sampler_bytes(model);
     plan.host = plan.data + plan.model.host + plan.batch.host +

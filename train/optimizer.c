@@ -29,7 +29,7 @@ static void lay_out(Optimizer *o, Arena *arena, const ParamTable *table, int ind
 
 int64_t optimizer_plan(const ParamTable *table, const Mesh *mesh) {
     Arena arena = {.name = "optimizer"};
-    lay_out(NULL, &arena, table, mesh->shards - 1, mesh->shards);
+    lay_out(NULL, &arena, table, 0, mesh->shards);
     return arena.used;
 }
 

@@ -12,15 +12,18 @@ static double movements(const Program *block) {
     return tensors;
 }
 
-// Elements gathered in one step. There are two slots: each pass finds the two units that the pass
-// before ended with still there. Without resharding every unit is gathered once.
-static double gathered(const ParamTable *table, bool reshard, int rounds) {
-    double all = 0;
-    const int n = table->units;
-    for (int unit = 0; unit < n; unit++) all += (double)table->unit_elements[unit];
+// Elements that one rank gives to the gathers of one step. There are two slots: each pass finds the
+// two units that the pass before ended with still there. Without resharding every unit is gathered
+// once.
+static double given(const ParamTable *table, int shards, bool reshard, int rounds) {
+    double all = 0, front = 0, back = 0;
+    for (int unit = 0; unit < table->units; unit++) {
+        const double most = (double)slice_most(table->unit_elements[unit], shards);
+        all += most;
+        if (unit < 2) front += most;
+        if (unit >= table->units - 2) back += most;
+    }
     if (!reshard) return all;
-    const double front = (double)(table->unit_elements[0] + table->unit_elements[1]);
-    const double back = (double)(table->unit_elements[n - 1] + table->unit_elements[n - 2]);
     return all + rounds * (all - back) + (rounds - 1) * (all - front);
 }
 
@@ -32,11 +35,12 @@ Traffic traffic_of_step(const Model *model, const FsdpConfig *sharding, int pack
     for (int unit = 0; unit < table->units; unit++) {
         elements += (double)table->unit_elements[unit];
     }
-    // A unit's slices go to all others of the shard group; so does each leaf, cut into slices.
+    // A unit's slices go to all others of the shard group; a leaf is cut into slices for them.
     const double others = mesh->shards - 1;
     return (Traffic){
-        .gathers = gathered(table, sharding->reshard_after_forward, mesh_rounds(mesh, packs)) *
-                   real_size * others * mesh->replicas,
+        .gathers =
+            given(table, mesh->shards, sharding->reshard_after_forward, mesh_rounds(mesh, packs)) *
+            real_size * others * mesh->size,
         .leaves = elements * (double)type_size(sharding->wire) * others / mesh->shards * packs * n,
         .replicas = 2 * elements * (double)sizeof(float) * (mesh->replicas - 1),
         .attention = tokens * (double)model_width(&model->config) * real_size * (n - 1) / n *
