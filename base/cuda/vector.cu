@@ -31,33 +31,40 @@ static bool all_aligned_16(const void *a, const void *b) {
 }
 
 // ---- element by element
-// What a kernel does to elements i, i + 1, ... i + N - 1 (N is 1, or Op::GROUP where all pointers
-// are aligned).
+// A kernel runs an Op on U groups of N elements, `step` groups apart: all loads, then all stores. N
+// is 1, or GROUP where all pointers are aligned: 16 bytes of float and 8 of bf16, so that the
+// threads of a warp leave nothing out of what they touch.
+enum { GROUP = 4 };
+
 template <class Op>
 static __global__ void __launch_bounds__(THREADS) each_kernel(Op op, int64_t count, bool aligned) {
     const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t step = (int64_t)gridDim.x * THREADS;
-    const int64_t groups = aligned ? count / Op::GROUP : 0;
-    for (int64_t i = first; i < groups; i += step) op.template run<Op::GROUP>(i * Op::GROUP);
-    for (int64_t i = groups * Op::GROUP + first; i < count; i += step) op.template run<1>(i);
+    const int64_t groups = aligned ? count / GROUP : 0;
+    int64_t i = first;
+    if constexpr (Op::UNROLL > 1) {
+        for (; i + (Op::UNROLL - 1) * step < groups; i += Op::UNROLL * step) {
+            op.template run<GROUP, Op::UNROLL>(i, step);
+        }
+    }
+    for (; i < groups; i += step) op.template run<GROUP, 1>(i, step);
+    for (i = groups * GROUP + first; i < count; i += step) op.template run<1, 1>(i, step);
 }
 
 template <class Op>
 static void each(Op op, int64_t count, bool aligned, Stream stream) {
-    const int64_t work = aligned ? div_up(count, Op::GROUP) : count;
+    const int64_t work = aligned ? div_up(count, GROUP * Op::UNROLL) : count;
     LAUNCH(each_kernel<Op>, grid_for(work), THREADS, 0, stream, op, count, aligned);
 }
 
-// N elements; more than one at multiples of 16 bytes.
+// One element, or GROUP of them at a multiple of as many.
 template <int N>
 static __device__ __forceinline__ void load(float out[N], const float *x) {
     if constexpr (N == 1) {
         out[0] = x[0];
     } else {
-        for (int j = 0; j < N / 4; j++) {
-            const float4 v = ((const float4 *)x)[j];
-            out[4 * j] = v.x, out[4 * j + 1] = v.y, out[4 * j + 2] = v.z, out[4 * j + 3] = v.w;
-        }
+        const float4 v = *(const float4 *)x;
+        out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
     }
 }
 
@@ -66,9 +73,7 @@ static __device__ __forceinline__ void store(float *x, const float in[N]) {
     if constexpr (N == 1) {
         x[0] = in[0];
     } else {
-        for (int j = 0; j < N / 4; j++) {
-            ((float4 *)x)[j] = make_float4(in[4 * j], in[4 * j + 1], in[4 * j + 2], in[4 * j + 3]);
-        }
+        *(float4 *)x = make_float4(in[0], in[1], in[2], in[3]);
     }
 }
 
@@ -77,13 +82,11 @@ static __device__ __forceinline__ void load(float out[N], const uint16_t *x) {
     if constexpr (N == 1) {
         out[0] = bf16_to_float(x[0]);
     } else {
-        for (int j = 0; j < N / 8; j++) {
-            const uint4 v = ((const uint4 *)x)[j];
-            const uint32_t word[4] = {v.x, v.y, v.z, v.w};
-            for (int k = 0; k < 4; k++) {
-                out[8 * j + 2 * k] = bf16_to_float((uint16_t)(word[k] & 0xffffu));
-                out[8 * j + 2 * k + 1] = bf16_to_float((uint16_t)(word[k] >> 16));
-            }
+        const uint2 v = *(const uint2 *)x;
+        const uint32_t word[2] = {v.x, v.y};
+        for (int k = 0; k < 2; k++) {
+            out[2 * k] = bf16_to_float((uint16_t)(word[k] & 0xffffu));
+            out[2 * k + 1] = bf16_to_float((uint16_t)(word[k] >> 16));
         }
     }
 }
@@ -93,52 +96,55 @@ static __device__ __forceinline__ void store(uint16_t *x, const float in[N]) {
     if constexpr (N == 1) {
         x[0] = float_to_bf16(in[0]);
     } else {
-        for (int j = 0; j < N / 8; j++) {
-            uint32_t word[4];
-            for (int k = 0; k < 4; k++) {
-                word[k] = (uint32_t)float_to_bf16(in[8 * j + 2 * k]) |
-                          (uint32_t)float_to_bf16(in[8 * j + 2 * k + 1]) << 16;
-            }
-            ((uint4 *)x)[j] = make_uint4(word[0], word[1], word[2], word[3]);
+        uint32_t word[2];
+        for (int k = 0; k < 2; k++) {
+            word[k] = (uint32_t)float_to_bf16(in[2 * k]) | (uint32_t)float_to_bf16(in[2 * k + 1])
+                                                               << 16;
         }
+        *(uint2 *)x = make_uint2(word[0], word[1]);
     }
 }
 
 template <class Out, class In>
 struct Cast {
-    enum { GROUP = 8 };
+    enum { UNROLL = 4 };
     Out *out;
     const In *in;
-    template <int N>
-    __device__ void run(int64_t i) const {
-        float x[N];
-        load<N>(x, in + i);
-        store<N>(out + i, x);
+    template <int N, int U>
+    __device__ void run(int64_t i, int64_t step) const {
+        float x[U][N];
+        for (int u = 0; u < U; u++) load<N>(x[u], in + (i + u * step) * N);
+        for (int u = 0; u < U; u++) store<N>(out + (i + u * step) * N, x[u]);
     }
 };
 
 template <class In>
 struct Add {
-    enum { GROUP = 8 };
+    enum { UNROLL = 4 };
     float *sum;
     const In *in;
-    template <int N>
-    __device__ void run(int64_t i) const {
-        float s[N], x[N];
-        load<N>(s, sum + i);
-        load<N>(x, in + i);
-        for (int j = 0; j < N; j++) s[j] += x[j];
-        store<N>(sum + i, s);
+    template <int N, int U>
+    __device__ void run(int64_t i, int64_t step) const {
+        float s[U][N], x[U][N];
+        for (int u = 0; u < U; u++) {
+            load<N>(s[u], sum + (i + u * step) * N);
+            load<N>(x[u], in + (i + u * step) * N);
+        }
+        for (int u = 0; u < U; u++) {
+            for (int j = 0; j < N; j++) s[u][j] += x[u][j];
+            store<N>(sum + (i + u * step) * N, s[u]);
+        }
     }
 };
 
 struct Update {
-    enum { GROUP = 4 };
+    enum { UNROLL = 1 };  // Five loads are enough.
     float *w, *m, *v, *ema;
     const float *g;
     AdamW adamw;
-    template <int N>
-    __device__ void run(int64_t i) const {
+    template <int N, int U>
+    __device__ void run(int64_t group, int64_t) const {
+        const int64_t i = group * N;
         float wi[N], mi[N], vi[N], ei[N], gi[N];
         load<N>(wi, w + i);
         load<N>(mi, m + i);
