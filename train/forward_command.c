@@ -224,7 +224,7 @@ static void fill_rows(const Forward *f, bool target) {
 static void fill(Forward *f) {
     Batch *batch = &f->batch;
     Model *model = &f->model;
-    const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
+    const int64_t E = model_token_elements(&model->config);
     for (int64_t n = 0; n < f->inputs.count; n++) batch->segments[n] = f->inputs.given[n].segment;
     batch_bind(batch, model, f->inputs.count);
     PackRoom *room = batch->host;
@@ -234,9 +234,7 @@ static void fill(Forward *f) {
         const Given *given = &f->inputs.given[s];
         room->times[s] = given->time;
         room->weights[s] = 1.0f / (float)(bind->T * E);
-        if (given->text == NULL) continue;
-        memcpy(room->text + bind->text_start[s] * width, given->text,
-               (size_t)(given->segment.text * width) * sizeof(float));
+        batch_text(batch, model, s, given->text);
     }
     batch_upload(batch, model, true);
     vector_round(model->patches, REAL_TYPE, batch->data, bind->T * E, NULL);

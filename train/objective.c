@@ -168,7 +168,17 @@ void batch_bind(Batch *batch, const Model *model, int64_t count) {
     event_wait(room->read);
     pack_bind(&room->bind, batch->segments, count, model_patch(&model->config), &rope,
               model->mesh->sequence_index, model->mesh->sequences);
-    memset(room->text, 0, (size_t)(room->bind.X * model->config.text_width) * sizeof(float));
+}
+
+void batch_text(Batch *batch, const Model *model, int64_t s, const float *text) {
+    const PackRoom *room = batch->host;
+    const int64_t width = model->config.text_width, row = room->bind.text_start[s];
+    const size_t bytes = (size_t)((room->bind.text_start[s + 1] - row) * width) * sizeof(float);
+    if (text != NULL) {
+        memcpy(room->text + row * width, text, bytes);
+    } else {
+        memset(room->text + row * width, 0, bytes);
+    }
 }
 
 void batch_upload(Batch *batch, Model *model, bool rows) {
@@ -201,20 +211,18 @@ static int64_t first_token(const PackBind *bind, int64_t s) {
 }
 
 // Rows and text of the touched segments.
-static void fill_room(PackRoom *room, const Model *model, const LoadedPack *pack,
+static void fill_room(Batch *batch, const Model *model, const LoadedPack *pack,
                       const FlowKeys *keys) {
+    const PackRoom *room = batch->host;
     const PackBind *bind = &room->bind;
     const PatchSize patch = model_patch(&model->config);
-    const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
+    const int64_t E = model_token_elements(&model->config);
     for (int64_t s = 0; s < bind->S; s++) {
         const LoadedSample *sample = &pack->samples[bind->segment_first + s];
         const int64_t start = bind->token_start[s], count = bind->token_start[s + 1] - start;
-        const int64_t text_rows = bind->text_start[s + 1] - bind->text_start[s];
         patchify(room->rows + start * E, sample->latent, sample->shape, patch, first_token(bind, s),
                  count);
-        if (without_text(sample, keys)) continue;
-        memcpy(room->text + bind->text_start[s] * width, sample->text,
-               (size_t)(text_rows * width) * sizeof(float));
+        batch_text(batch, model, s, without_text(sample, keys) ? NULL : sample->text);
     }
 }
 
@@ -247,7 +255,7 @@ void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double
         room->times[s] = (float)sample_time(keys, pack->pack, sample->position);
         room->weights[s] = sample->corrupt ? 0.0f : (float)weights[i];
     }
-    fill_room(room, model, pack, keys);
+    fill_room(batch, model, pack, keys);
     batch_upload(batch, model, true);
     fill_noise(batch, model, pack, keys);
     flow_mix(model->patches, batch->target, batch->data, batch->noise, model->time, bind->segment,

@@ -66,9 +66,12 @@ void batch_free(Batch *batch);
 // What batch_create takes. Local.
 MemoryBytes batch_bytes(const Model *model);
 
-// Binds this rank's slice of the pack of `segments` [count], and clears the text. The host waits
-// until the device has read what the room held before.
+// Binds this rank's slice of the pack of `segments` [count]. The host waits until the device has
+// read what the room held before.
 void batch_bind(Batch *batch, const Model *model, int64_t count);
+
+// Puts the text of segment s of this rank's into the room; NULL: zeros. Every segment wants it.
+void batch_text(Batch *batch, const Model *model, int64_t s, const float *text);
 
 // Text, times and weights to the device, from the room; rows to `data` where `rows`. The host does
 // not wait; `data` is for kernels of the compute stream.

@@ -51,7 +51,7 @@ static void start(SamplePack *p) {
     Batch *batch = p->batch;
     Model *model = p->model;
     const PatchSize patch = model_patch(&model->config);
-    const int64_t E = model_token_elements(&model->config), width = model->config.text_width;
+    const int64_t E = model_token_elements(&model->config);
     float *x = p->x;
     for (int i = 0; i < p->count; i++) {
         const SampleRequest *r = &p->requests[i];
@@ -70,9 +70,8 @@ static void start(SamplePack *p) {
     for (int64_t s = 0; s < bind->S; s++) {
         const int64_t segment = bind->segment_first + s;
         const SampleRequest *r = &p->requests[segment / p->copies];
-        if (segment % p->copies != 0 || r->text_length == 0) continue;
-        memcpy(batch->host->text + bind->text_start[s] * width, r->text,
-               (size_t)(r->text_length * width) * sizeof(float));
+        const bool with_text = segment % p->copies == 0 && r->text_length > 0;
+        batch_text(batch, model, s, with_text ? r->text : NULL);
     }
     batch_upload(batch, model, false);
 }
