@@ -265,9 +265,15 @@ void run_kernel(const Launch &launch) {
 #endif
 }
 
-static void set_ready(unsigned thread) {
-    block.ready[thread / 64] |= 1ull << (thread % 64);
-    block.ready_count++;
+static void set_ready(unsigned warp, unsigned lanes) {
+    block.ready[warp / 2] |= (uint64_t)lanes << (warp % 2 * 32);
+    block.ready_count += (unsigned)__builtin_popcount(lanes);
+}
+
+// The lanes of a warp, where the last one may be short.
+static unsigned lanes_of(unsigned warp) {
+    const unsigned there = block.threads - warp * 32;
+    return there >= 32 ? 0xffffffffu : (1u << there) - 1;
 }
 
 static void check_in_kernel(const char *what) {
@@ -276,24 +282,23 @@ static void check_in_kernel(const char *what) {
 
 // The last lane has arrived: all get their results.
 static void finish_warp(unsigned warp, unsigned mask, WarpKind kind) {
+    Lane *const lanes = &block.lanes[warp * 32];
     uint64_t ballot = 0;
-    for (unsigned l = 0; l < 32; l++) {
-        if (!(mask >> l & 1u)) continue;
-        const Lane &lane = block.lanes[warp * 32 + l];
-        ballot |= (uint64_t)(lane.value != 0) << l;
-        if (lane.mask == mask && lane.kind == kind) continue;
-        FAULT("lanes of a warp meet with masks %08x and %08x (lane %u)%s", mask, lane.mask, l,
-              lane.kind == kind ? "" : " in different calls");
+    for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
+        const unsigned l = (unsigned)__builtin_ctz(rest);
+        ballot |= (uint64_t)(lanes[l].value != 0) << l;
+        if (lanes[l].mask == mask && lanes[l].kind == kind) continue;
+        FAULT("lanes of a warp meet with masks %08x and %08x (lane %u)%s", mask, lanes[l].mask, l,
+              lanes[l].kind == kind ? "" : " in different calls");
     }
-    for (unsigned l = 0; l < 32; l++) {
-        if (!(mask >> l & 1u)) continue;
-        Lane *lane = &block.lanes[warp * 32 + l];
-        const bool known = lane->source < 32 && (mask >> lane->source & 1u);
-        lane->result = kind == WARP_BALLOT ? ballot
-                       : known             ? block.lanes[warp * 32 + lane->source].value
-                                           : ~0ull;  // CUDA leaves it open.
-        set_ready(warp * 32 + l);
+    for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
+        Lane &lane = lanes[__builtin_ctz(rest)];
+        // CUDA leaves open what comes from a lane outside of the mask: a NaN here.
+        const bool known = lane.source < 32 && (mask >> lane.source & 1u);
+        const uint64_t moved = known ? lanes[lane.source].value : ~0ull;
+        lane.result = kind == WARP_BALLOT ? ballot : moved;
     }
+    set_ready(warp, mask);
     block.waiting[warp] &= ~mask;
 }
 
@@ -303,10 +308,10 @@ uint64_t emulator_warp(WarpKind kind, unsigned mask, uint64_t value, unsigned so
     using namespace emulator;
     check_in_kernel("a shuffle or vote");
     const unsigned me = linear(threadIdx), warp = me / 32, lane = me % 32;
-    const unsigned there = min(block.threads - warp * 32, 32u);
     if (!(mask >> lane & 1u)) FAULT("lane %u is not in the mask %08x that it gives", lane, mask);
-    if (there < 32 && mask >> there != 0) {
-        FAULT("the mask %08x names lanes that the last warp lacks: it has %u", mask, there);
+    if (mask & ~lanes_of(warp)) {
+        FAULT("the mask %08x names lanes that the last warp lacks: it has %u", mask,
+              block.threads - warp * 32);
     }
     block.lanes[me] = Lane{kind, mask, source, value, 0};
     block.waiting[warp] |= 1u << lane;
@@ -322,7 +327,7 @@ unsigned emulator_block(unsigned value) {
     if (++block.arrived == block.threads) {
         block.result = block.sum;
         block.arrived = block.sum = 0;
-        for (unsigned i = 0; i < block.threads; i++) set_ready(i);
+        for (unsigned w = 0; w * 32 < block.threads; w++) set_ready(w, lanes_of(w));
     }
     switch_to(pick());
     return block.result;
