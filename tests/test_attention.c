@@ -1,6 +1,7 @@
 // Attention over packs of segments: PyTorch's numbers in float64, also where q, k, v and out are
-// columns of wider rows; slopes by finite differences; two calls; the same bits for any number of
-// threads; odd lengths, segments of one token, no heads, no tokens.
+// columns of wider rows; slopes by finite differences; plain loops for many dimensions and lengths;
+// two calls; the same bits for any number of threads and in every run; odd lengths, segments of one
+// token, no heads, no tokens.
 // ranks: 1
 // backends: all
 // precision: fp32 bf16
@@ -74,12 +75,12 @@ static int32_t *starts_new(const int *lengths, int64_t S) {
 }
 
 static Attention attention_random(int64_t heads, int64_t D, int64_t S, const int *queries,
-                                  const int *keys) {
+                                  const int *keys, bool deterministic) {
     int32_t *q_start = starts_new(queries, S), *k_start = starts_new(keys, S);
     const int64_t T = q_start[S] * heads * D, X = k_start[S] * heads * D;
-    return attention_new(heads, D, S, q_start, k_start, 0, true, reals_random(T, 1, 0.0f, 1.0f),
-                         reals_random(X, 2, 0.0f, 1.0f), reals_random(X, 3, 0.0f, 1.0f),
-                         reals_random(T, 4, 0.0f, 1.0f));
+    return attention_new(heads, D, S, q_start, k_start, 0, deterministic,
+                         reals_random(T, 1, 0.0f, 1.0f), reals_random(X, 2, 0.0f, 1.0f),
+                         reals_random(X, 3, 0.0f, 1.0f), reals_random(T, 4, 0.0f, 1.0f));
 }
 
 static void forward(const Attention *a) {
@@ -160,7 +161,7 @@ static double loss(void *context) {
 static void test_slopes(void **state) {
     (void)state;
     if (REAL_TYPE == TYPE_BF16) skip();
-    Attention a = attention_random(2, 8, 2, (int[]){5, 1}, (int[]){3, 2});
+    Attention a = attention_random(2, 8, 2, (int[]){5, 1}, (int[]){3, 2}, true);
     forward(&a);
     backward(&a);
     float *dq = floats_of(a.dq, a.T * a.C), *dk = floats_of(a.dk, a.X * a.C);
@@ -176,7 +177,7 @@ static void test_slopes(void **state) {
 // gradient of zero.
 static void test_two_calls(void **state) {
     (void)state;
-    Attention a = attention_random(1, 64, 3, (int[]){300, 0, 5}, (int[]){20, 4, 270});
+    Attention a = attention_random(1, 64, 3, (int[]){300, 0, 5}, (int[]){20, 4, 270}, true);
     forward(&a);
     backward(&a);
     float *dq = floats_of(a.dq, a.T * a.C), *dk = floats_of(a.dk, a.X * a.C);
@@ -192,6 +193,92 @@ static void test_two_calls(void **state) {
     attention_free(&a);
 }
 
+// What the ops should give, by plain loops in double, dense rows: for one head of one segment.
+typedef struct {
+    double *out, *dq, *dk, *dv, *weight;  // weight [keys]
+} Plain;
+
+static double dot(const real *x, const real *y, int64_t D) {
+    double sum = 0;
+    for (int64_t d = 0; d < D; d++) sum += (double)to_float(x[d]) * (double)to_float(y[d]);
+    return sum;
+}
+
+// One query's row of everything. at, k0: first element of its row, row of the segment's first key.
+static void plain_query(Plain *p, const Attention *a, int64_t at, int64_t k0, int64_t keys) {
+    const int64_t D = a->shape.D, column = at % a->C;
+    const double scale = (double)a->shape.scale;
+    double most = -1e30, total = 0, delta = 0;
+    for (int64_t j = 0; j < keys; j++) {
+        p->weight[j] = scale * dot(a->q + at, a->k + (k0 + j) * a->C + column, D);
+        most = fmax(most, p->weight[j]);
+    }
+    for (int64_t j = 0; j < keys; j++) total += p->weight[j] = exp(p->weight[j] - most);
+    for (int64_t j = 0; j < keys; j++) {
+        const int64_t key = (k0 + j) * a->C + column;
+        p->weight[j] /= total;
+        delta += p->weight[j] * dot(a->dout + at, a->v + key, D);
+        for (int64_t d = 0; d < D; d++) {
+            p->out[at + d] += p->weight[j] * (double)to_float(a->v[key + d]);
+            p->dv[key + d] += p->weight[j] * (double)to_float(a->dout[at + d]);
+        }
+    }
+    for (int64_t j = 0; j < keys; j++) {
+        const int64_t key = (k0 + j) * a->C + column;
+        const double slope = p->weight[j] * (dot(a->dout + at, a->v + key, D) - delta) * scale;
+        for (int64_t d = 0; d < D; d++) {
+            p->dq[at + d] += slope * (double)to_float(a->k[key + d]);
+            p->dk[key + d] += slope * (double)to_float(a->q[at + d]);
+        }
+    }
+}
+
+// A single key's gradient is a sum of what should be zeros: 3e-5.
+static void check_plain(const char *name, const real *got, const double *want, int64_t n) {
+    float *rounded = floats_new(n);
+    for (int64_t i = 0; i < n; i++) rounded[i] = (float)want[i];
+    check_close_real(name, got, rounded, n, REAL_TYPE == TYPE_BF16 ? 1.5e-2 : 3e-5);
+    device_free(rounded);
+}
+
+static void plain_loops(int64_t heads, int64_t D, int64_t S, const int *queries, const int *keys,
+                        bool deterministic) {
+    Attention a = attention_random(heads, D, S, queries, keys, deterministic);
+    forward(&a);
+    backward(&a);
+    Plain p = {0};
+    double **const all[] = {&p.out, &p.dq, &p.dk, &p.dv, &p.weight};
+    for (int i = 0; i < 5; i++) {
+        *all[i] = calloc((size_t)(max_i64(a.T, a.X) * a.C), sizeof(double));
+        CHECK(*all[i] != NULL, "no memory");
+    }
+    for (int64_t s = 0; s < S; s++) {
+        for (int64_t at = a.q_start[s] * a.C; at < a.q_start[s + 1] * a.C; at += D) {
+            plain_query(&p, &a, at, a.k_start[s], a.k_start[s + 1] - a.k_start[s]);
+        }
+    }
+    check_plain("out", a.out, p.out, a.T * a.C);
+    check_plain("dq", a.dq, p.dq, a.T * a.C);
+    check_plain("dk", a.dk, p.dk, a.X * a.C);
+    check_plain("dv", a.dv, p.dv, a.X * a.C);
+    for (int i = 0; i < 5; i++) free(*all[i]);
+    attention_free(&a);
+}
+
+// Every class of dimension; tiles that are full, nearly so, or hold one row; more queries than keys
+// and fewer; one key; no queries.
+static void test_plain_loops(void **state) {
+    (void)state;
+    const int64_t dims[] = {16, 20, 64, 72, 128, 136, 200, 256};
+    const int mixed[] = {64, 1, 63, 65, 0, 128}, texts[] = {64, 1, 63, 65, 3, 128};
+    const int queries[] = {300, 7, 129}, keys[] = {1, 130, 64};
+    for (int i = 0; i < 8; i++) {
+        const bool odd = dims[i] % 8 != 0;
+        plain_loops(2, dims[i], 6, mixed, texts, odd || i % 2 == 0);
+        plain_loops(1, dims[i], 3, queries, keys, odd || i % 2 == 1);
+    }
+}
+
 static void test_threads(void **state) {
     (void)state;
     const int before = omp_get_max_threads();
@@ -201,16 +288,18 @@ static void test_threads(void **state) {
     } cases[] = {
         {3, 64, 4, {130, 1, 257, 64}, {130, 1, 257, 64}},
         {2, 72, 2, {700, 33}, {700, 33}},
-        {1, 8, 1, {2500}, {2500}},
         {5, 16, 3, {300, 65, 1}, {16, 300, 1}},
         {1, 128, 2, {100, 129}, {100, 129}},
+        {1, 8, 1, {2500}, {2500}},
     };
-    for (int i = 0; i < 5; i++) {
+    // A device has no threads to try: two runs, and no lengths beyond all tiles.
+    const bool cpu = strcmp(device_backend(), "cpu") == 0;
+    for (int i = 0; i < (cpu ? 5 : 4); i++) {
         Attention one = {0};
-        for (int threads = 1; threads <= 4; threads++) {
+        for (int threads = 1; threads <= (cpu ? 4 : 2); threads++) {
             omp_set_num_threads(threads);
             Attention a = attention_random(cases[i].heads, cases[i].D, cases[i].S, cases[i].queries,
-                                           cases[i].keys);
+                                           cases[i].keys, true);
             forward(&a);
             backward(&a);
             if (threads == 1) {
@@ -232,7 +321,7 @@ static void test_threads(void **state) {
 // Large scores: the softmax must not overflow, and its weights still sum to 1.
 static void test_large_scores(void **state) {
     (void)state;
-    Attention a = attention_random(1, 64, 1, (int[]){300}, (int[]){300});
+    Attention a = attention_random(1, 64, 1, (int[]){300}, (int[]){300}, false);
     for (int64_t i = 0; i < a.T * a.C; i++) a.q[i] = to_real(100.0f * to_float(a.q[i]));
     for (int64_t i = 0; i < a.X * a.C; i++) a.v[i] = to_real(1.0f);
     forward(&a);
@@ -247,11 +336,11 @@ static void test_large_scores(void **state) {
 
 static void test_nothing(void **state) {
     (void)state;
-    Attention a = attention_random(0, 64, 2, (int[]){3, 4}, (int[]){3, 4});
+    Attention a = attention_random(0, 64, 2, (int[]){3, 4}, (int[]){3, 4}, false);
     forward(&a);
     backward(&a);
     attention_free(&a);
-    a = attention_random(2, 64, 0, NULL, NULL);
+    a = attention_random(2, 64, 0, NULL, NULL, false);
     forward(&a);
     backward(&a);
     attention_free(&a);
@@ -260,9 +349,10 @@ static void test_nothing(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),       cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_two_calls),    cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_large_scores), cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_golden),      cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_plain_loops), cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_large_scores),
+        cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

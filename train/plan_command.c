@@ -293,9 +293,10 @@ static StageFacts assumed(const Plan *plan, int stage) {
     const double limit = (double)data->tokens;
     const double tokens = frames * cells < limit ? frames * cells : limit;
     const double samples = limit / tokens, text = (double)data->text_tokens / samples;
-    const double work = samples * (tokens * (double)cost.token + text * (double)cost.text +
-                                   tokens * tokens * (double)cost.token_token +
-                                   tokens * text * (double)cost.token_text);
+    const double work =
+        samples *
+        ((double)cost.segment + tokens * (double)cost.token + text * (double)cost.text +
+         tokens * tokens * (double)cost.token_token + tokens * text * (double)cost.token_text);
     const double packs = (double)data->packs;
     return (StageFacts){.packs = packs,
                         .fill = 1,
@@ -329,6 +330,33 @@ static void print_traffic(const Plan *plan, const StageFacts *facts) {
         printf("  %-12.12s %10.1f %10.1f %10.1f %10.1f %10.1f\n", c->stages[s].name,
                t.gathers / unit, t.leaves / unit, t.replicas / unit, t.attention / unit,
                (t.gathers + t.leaves + t.replicas + t.attention) / unit);
+    }
+}
+
+// What attention takes on a GPU, both ways: an estimate by rates of an H200, cuDNN's in bf16 on
+// tensor cores and our own kernels' on the fp32 pipes. A forward is two products, cuDNN's backward
+// five, our own seven; model FLOPs count six in all.
+static void print_attention(const Plan *plan, const StageFacts *facts) {
+    enum { CUDNN_TFLOPS = 400, OWN_TFLOPS = 15 };
+    const Config *c = &plan->config;
+    const Cost cost = model_cost(&plan->model);
+    const double again = plan->recompute == RECOMPUTE_BLOCK ? 2 : 0;
+    printf(
+        "\nattention on H200s, estimated: TFLOPs of a step, s of a rank; run.deterministic (%s "
+        "here), which is\nthe fp32 build's way, too, computes two products more, and on the fp32 "
+        "pipes (%d TFLOP/s)\ninstead of the tensor cores (%d)\n"
+        "  %-12s %11s %9s %15s %9s\n",
+        c->model.deterministic ? "on" : "off", OWN_TFLOPS, CUDNN_TFLOPS, "stage", "cuDNN", "s",
+        "deterministic", "s");
+    for (int64_t s = 0; s < c->stage_count; s++) {
+        const double rest = facts[s].tokens * (double)cost.token +
+                            facts[s].text * (double)cost.text +
+                            facts[s].samples * (double)cost.segment;
+        const double product = 1e-12 * (facts[s].flops - 3 * rest) / 6;
+        const double fast = (7 + again) * product, own = (9 + again) * product;
+        const double ranks = plan->mesh.size;
+        printf("  %-12.12s %11.4g %9.3g %15.4g %9.3g\n", c->stages[s].name, fast,
+               fast / ranks / CUDNN_TFLOPS, own, own / ranks / OWN_TFLOPS);
     }
 }
 
@@ -383,6 +411,7 @@ static void print_steps(Plan *plan) {
         all / 3600, plan->options.share, plan->flops * 1e-12,
         measured ? "products, measured here by one process" : "--tflops");
     print_traffic(plan, facts);
+    print_attention(plan, facts);
 }
 
 static int run(Plan *plan, int argc, char **argv, Problems *problems) {

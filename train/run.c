@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/die.h"
 #include "base/files.h"
+#include "model/ops/attention.h"
 #include "parallel/agree.h"
 #include "train/budget.h"
 #include "train/ceiling.h"
@@ -149,6 +150,8 @@ static void describe(const Trainer *t) {
            "sequence %d\n",
            param_total(&t->model.params), t->model.units, policies[t->recompute], t->mesh.shards,
            t->mesh.replicas, t->mesh.sequences);
+    printf("attention: %s\n",
+           attention_describe(t->config.model.head_dim, t->config.model.deterministic));
     const FsdpBytes sharding = fsdp_bytes(t->fsdp);
     printf(
         "memory per rank: activations %.1f MiB, parameters and gradients %.1f MiB, optimizer "

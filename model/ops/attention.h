@@ -56,4 +56,7 @@ int64_t attention_scratch(const AttentionBounds *bounds, bool backward);
 void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, int64_t ldv,
                        int64_t ldo);
 
+// What computes it here, for the log.
+const char *attention_describe(int64_t D, bool deterministic);
+
 #endif

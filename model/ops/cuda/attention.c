@@ -6,7 +6,7 @@
 // Our own kernels serve fp32, which cuDNN lacks, and whoever wants the same bits in every run;
 // and heads or devices that cuDNN has no engine for, as attention_describe says.
 static bool own(int64_t D, bool deterministic) {
-    return REAL_TYPE == TYPE_F32 || deterministic || !attention_cudnn_available(D);
+    return REAL_TYPE == TYPE_F32 || deterministic || D % 8 != 0 || !attention_cudnn_available(D);
 }
 
 void attention_forward(real *out, int64_t ldo, float *lse, const real *q, int64_t ldq,
@@ -34,4 +34,12 @@ void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, 
                        int64_t ldo) {
     if (own(bounds->D, bounds->deterministic)) return;
     attention_cudnn_prepare(bounds, ldq, ldk, ldv, ldo);
+}
+
+const char *attention_describe(int64_t D, bool deterministic) {
+    if (REAL_TYPE == TYPE_F32) return "our own kernels, since cuDNN has none in fp32";
+    if (deterministic) return "our own kernels (run.deterministic)";
+    if (own(D, false))
+        return "our own kernels, since cuDNN has none for this GPU and head_dim: slow";
+    return "cuDNN; gradients are sums in changing order (run.deterministic=true: they are not)";
 }
