@@ -33,6 +33,8 @@ for part in 'gathered units' 'scratch of products' 'batch' 'sampling, for a whil
     'saving, for a while' 'offloaded inputs of blocks' 'total of the host'; do
     says 0 "$part" plan configs/goku-2b.yaml --ranks 64 --tflops 700 model.offload=true
 done
+says 0 'run.deterministic (on here)' plan configs/goku-2b.yaml --ranks 64 --tflops 700 \
+    run.deterministic=true
 says 78 'ranks is not set' plan configs/tiny.yaml
 says 78 'which CONFIG?' plan --ranks 2
 says 78 'configs/none.yaml: cannot find' plan configs/none.yaml --ranks 2

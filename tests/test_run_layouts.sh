@@ -62,7 +62,7 @@ layouts f
 fp32=$want
 sequences
 alike f
-must gathered 4 parallel.reshard_after_forward=false
+must gathered 4 parallel.reshard_after_forward=false run.deterministic=true
 same gathered "$fp32"
 layouts fb parallel.reduce=bf16
 [ "$want" != "$fp32" ] || say "parallel.reduce changes nothing"
