@@ -55,11 +55,12 @@ losses() {
     sed -n 's/^{"step": \([0-9]*\),.*"loss": \([0-9.e-]*\).*/\1 \2/p' "$work/$1/metrics.jsonl"
 }
 
-# close NAME NAME TOLERANCE: the loss curves agree, relative, over as many steps.
+# close NAME NAME TOLERANCE: the loss curves agree, relative, over as many steps ($steps, or 20).
 close() {
     losses "$1" >"$work/a"
     losses "$2" >"$work/b"
-    [ "$(wc -l <"$work/a")" -eq 20 ] || say "$1 has $(wc -l <"$work/a") losses, not 20"
+    [ "$(wc -l <"$work/a")" -eq "${steps:-20}" ] ||
+        say "$1 has $(wc -l <"$work/a") losses, not ${steps:-20}"
     paste "$work/a" "$work/b" | awk -v tolerance="$3" -v a="$1" -v b="$2" '
         { d = ($2 - $4) / $2; if (d < 0) d = -d
           if ($1 != $3 || d > tolerance || d != d) {

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Whole runs on a device: losses as on the CPU to 1e-4; the same checkpoints, byte for byte, on 1, 2
+# and 4 ranks with any shard, stopped and resumed on fewer; with sequences the same losses to 1e-5;
+# checkpoints go from the CPU to the device and back. The device is the emulator's, for the first 10
+# steps, where KINTOUN_BUILD names no other build. tests/losses/tiny-fp32.txt is what the CPU's
+# build in fp32 had, by
+#   KINTOUN_BUILD=build/cpu-fp32 sh tests/test_run_device.sh losses >tests/losses/tiny-fp32.txt
+# seconds: 900
+. "$(dirname "$0")/runs.sh"
+cpu=$build device=${KINTOUN_BUILD:-build/emulator-fp32} build=$device steps=20
+[ -n "${KINTOUN_BUILD:-}" ] || steps=10
+settings="run.deterministic=true run.share_gpu=true" end=run.stop_at=$steps
+make_tiny
+
+must one 1 $settings $end
+if [ "${1:-}" = losses ]; then
+    losses one
+    exit $failed
+fi
+mkdir -p "$work/file"
+head -n $steps tests/losses/tiny-fp32.txt |
+    sed 's/\(.*\) \(.*\)/{"step": \1, "loss": \2}/' >"$work/file/metrics.jsonl"
+close one file 1e-4
+want=$(digest one $steps)
+
+# same_as_one NAME: the checkpoint and the losses of one rank.
+same_as_one() {
+    got=$(digest "$1" $steps)
+    [ "$got" = "$want" ] || say "$1: checkpoint $got, want $want"
+    close "$1" one 0
+}
+
+for layout in 2:1 4:2 4:4; do # RANKS:SHARD
+    must $layout ${layout%:*} parallel.shard=${layout#*:} $settings $end
+    same_as_one $layout
+done
+for ranks in 2 4; do # Each pack split over all.
+    must sequence$ranks $ranks parallel.sequence=$ranks $settings $end
+    close sequence$ranks one 1e-5
+done
+
+must moved 4 $settings run.stop_at=6
+must moved 2 $settings $end
+same_as_one moved
+
+# crossed NAME FROM TO: one build goes on with the checkpoint of another.
+crossed() {
+    build=$2
+    must "$1" 2 $settings run.stop_at=6
+    build=$3
+    must "$1" 1 $settings $end
+    grep -q 'resumes at step 6' "$work/$1.log" || say "$1: $(tail -n 3 "$work/$1.log")"
+    close "$1" one 1e-4
+}
+if [ -z "${KINTOUN_BUILD:-}" ]; then # A machine for GPUs may lack what the CPU's build needs.
+    crossed there $cpu "$device"
+    crossed back "$device" $cpu
+fi
+exit $failed
