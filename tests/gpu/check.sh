@@ -51,7 +51,7 @@ part_tests() {
 
 # Whole runs on one GPU: the CPU's losses, layouts, checkpoints that any number of ranks restores.
 part_runs() {
-    lines=30 step runs 90 env KINTOUN_BUILD=build/cuda-fp32 sh tests/test_run_device.sh
+    lines=30 step runs 120 env KINTOUN_BUILD=build/cuda-fp32 sh tests/test_run_device.sh
 }
 
 part_sanitizer() {
@@ -82,10 +82,11 @@ part_bench() {
 }
 
 part_compare() {
-    lines=40 step compare 150 "$python" bench/compare_torch.py --device cuda --rounds 2
+    lines=40 step compare 150 "$python" bench/compare_torch.py --device cuda --rounds 2 \
+        --case 1792,28,4,8064,14,128 --case 1792,28,4,34560,2,128
 }
 
-for part in ${*:-machine build tests runs sanitizer bench compare}; do
+for part in ${*:-machine build tests runs bench compare sanitizer}; do
     case $part in
     machine | build | tests | runs | sanitizer | bench | compare) part_$part ;;
     *) echo "no part is called $part" && exit 2 ;;
