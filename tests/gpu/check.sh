@@ -42,7 +42,7 @@ part_machine() {
 # Only what this GPU and the tests need: one architecture.
 part_build() {
     arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
-    ARCHS=$arch step build 150 make PYTHON="$python" gpu-programs
+    step build 150 make ARCHS="${arch:-90}" PYTHON="$python" gpu-programs
 }
 
 part_tests() {
