@@ -82,22 +82,31 @@ static void copy_parts(const Parts *parts, const UlyssesTensor *tensors, int cou
     vector_copy_bands(bands, used, stream);
 }
 
+// One tensor of this rank's heads without gaps between its rows lies in memory as it travels.
+static bool travels(const Parts *parts, const UlyssesTensor *tensors, int count, int64_t stride) {
+    return count == 1 && stride == parts->h * tensors[0].D;
+}
+
 void ulysses_tokens_to_heads(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
                              int64_t H, real *scratch, Stream stream) {
     Parts parts;
     parts_init(&parts, comm, tensors, count, P, H);
-    char *const send = (char *)scratch, *const receive = send + parts.by_token[parts.n];
+    const bool there = travels(&parts, tensors, count, tensors[0].out_stride);
+    char *const send = (char *)scratch, *const behind = send + parts.by_token[parts.n];
+    char *const receive = there ? (char *)tensors[0].out : behind;
     copy_parts(&parts, tensors, count, send, true, true, stream);
     comm_all_to_all(comm, receive, parts.by_head, send, parts.by_token, stream);
-    copy_parts(&parts, tensors, count, receive, false, false, stream);
+    if (!there) copy_parts(&parts, tensors, count, receive, false, false, stream);
 }
 
 void ulysses_heads_to_tokens(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
                              int64_t H, real *scratch, Stream stream) {
     Parts parts;
     parts_init(&parts, comm, tensors, count, P, H);
-    char *const send = (char *)scratch, *const receive = send + parts.by_head[parts.n];
-    copy_parts(&parts, tensors, count, send, false, true, stream);
+    const bool there = travels(&parts, tensors, count, tensors[0].in_stride);
+    char *const packed = (char *)scratch, *const receive = packed + parts.by_head[parts.n];
+    const void *const send = there ? (const void *)tensors[0].in : packed;
+    if (!there) copy_parts(&parts, tensors, count, packed, false, true, stream);
     comm_all_to_all(comm, receive, parts.by_token, send, parts.by_head, stream);
     copy_parts(&parts, tensors, count, receive, true, false, stream);
 }
