@@ -106,6 +106,7 @@ rm -rf $results build/tmp && mkdir -p $results
 export UBSAN_OPTIONS=print_stacktrace=1
 single=$results/single several=$results/several
 : >$single && : >$several
+builds_here="cpu-fp32 cpu-bf16 debug-cpu-fp32 emulator-fp32 emulator-bf16 debug-emulator-fp32"
 has_bf16=$(grep -cm 1 avx512_bf16 /proc/cpuinfo)
 
 # builds_of SOURCE: where it runs.
@@ -119,7 +120,7 @@ builds_of() {
         *fp32*) echo debug-$backend-fp32 ;;
         esac
     done | while read -r build; do
-        case " ${BUILDS:-cpu-fp32 cpu-bf16 debug-cpu-fp32} " in
+        case " ${BUILDS:-$builds_here} " in
         *" $build "*) echo "$build" ;;
         esac
     done
