@@ -196,8 +196,9 @@ kintoun: $(LAUNCHER)
 
 tests: $(foreach p,$(PRECISIONS),$(TESTS_$(p):%.c=build/$(if $(DEBUG),debug-)cpu-$(p)/%))
 tests-safe: $(TESTS_safe:%.c=build/debug-cpu-fp32/%) build/debug-cpu-fp32/kintoun
-tests-cuda: $(foreach b,$(BUILDS_CUDA),$(TESTS_device:%.c=$(b)/%) $(b)/bench/step) \
-            $(if $(BUILDS_CUDA),build/cuda-fp32/tests/cudnn/plans)
+tests-cuda: $(if $(BUILDS_CUDA),$(foreach p,$(PRECISIONS),build/cuda-$(p)/bench/step \
+              $(filter $(TESTS_$(p):%.c=build/cuda-$(p)/%), \
+                  $(TESTS_device:%.c=build/cuda-$(p)/%))))
 emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
               $(filter $(TESTS_$(p):%.c=build/emulator-$(p)/%), \
                   $(TESTS_device:%.c=build/emulator-$(p)/%))) \
@@ -209,7 +210,8 @@ bench: $(foreach b,$(BUILDS),$(BENCHES:%=$(b)/%))
 run: all
 	@sh launch/demo
 
-test: all tests tests-safe tests-cuda emulator bench
+test: all tests tests-safe tests-cuda emulator bench \
+      $(if $(BUILDS_CUDA),build/cuda-fp32/tests/cudnn/plans)
 	@sh tests/run.sh
 
 # What the check of a GPU runs; nothing of the CPU backend, whose libraries may not be there.
