@@ -28,6 +28,7 @@ build() {
 }
 build "$work/small" "" configs/[!g]*.yaml configs/goku-1b.yaml configs/goku-2b.yaml &
 build "$work/large" "" $(ls configs/g*.yaml | grep -v 'goku-[12]b')
+build "$work/heads" ""
 wait
 python=$(python3 -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0])' 2>/dev/null)
 if [ -n "$python" ] && ! grep -q "$python" build/cuda.mk; then
@@ -35,14 +36,14 @@ if [ -n "$python" ] && ! grep -q "$python" build/cuda.mk; then
 fi
 
 # Each plan follows the name of its kernel: Hopper's flash attention, its tile as wide as the head.
-for log in "$work"/small "$work"/large "$work"/python; do
+for log in "$work"/small "$work"/large "$work"/heads "$work"/python; do
     [ -e "$log" ] || continue
     awk '
         function fail(why) { print why ": " $0; failed = 1 }
         /^kernel / { kernel = $2 }
         /^plan / {
             n[$2]++
-            tile = $4 + 0 <= 64 ? 64 : 128
+            tile = $4 + 0 <= 64 ? 64 : $4 + 0 <= 128 ? 128 : $4 + 0 <= 192 ? 192 : 256
             want = "sm90_flash_" ($2 == "forward" ? "f" : "b") "prop_wgmma.*x" tile "_"
             if (kernel !~ want) fail("kernel " kernel)
             kernel = ""

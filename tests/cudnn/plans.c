@@ -1,6 +1,7 @@
 // Builds every plan of cuDNN's attention that a run by a configuration would make before step 0, on
 // a GPU that is only described: settings, recording, bounds and row strides are the run's own.
 //   plans DEVICE.json CONFIG...
+// Without any it builds small ones for heads at the limits of what is said to be supported.
 // Prints a line per plan, after what the stand-in of the driver says about its kernels, and the
 // scratch of each kind of call. Dies where an engine is missing or wants more than was planned.
 #include <inttypes.h>
@@ -99,8 +100,18 @@ static void build_all(const Config *config) {
     model_free(&model);
 }
 
+static void build_heads(void) {
+    const int64_t D[] = {8, 40, 104, 128, 136, 256};
+    for (int i = 0; i < 6; i++) {
+        CHECK(plan_supported(CAPABILITY, D[i]), "D %" PRId64 " is not supported", D[i]);
+        const AttentionBounds bounds = {
+            .T = 200, .X = 300, .S = 3, .heads = 2, .D = D[i], .cross = true};
+        attention_prepare(&bounds, 2 * D[i], 4 * D[i], 4 * D[i], 2 * D[i]);
+    }
+}
+
 int main(int argc, char **argv) {
-    CHECK(argc >= 3, "usage: plans DEVICE.json CONFIG...");
+    CHECK(argc >= 2, "usage: plans DEVICE.json CONFIG...");
     Error error;
     int64_t bytes;
     char *text = file_read(argv[1], TEXT_BYTES, &bytes, &error);
@@ -110,6 +121,8 @@ int main(int argc, char **argv) {
     Config *config = calloc(1, sizeof(*config));
     Problems *problems = calloc(1, sizeof(*problems));
     CHECK(config != NULL && problems != NULL, "no memory");
+    printf("cuDNN %" PRId64 "\n", plan_library_version());
+    if (argc == 2) build_heads();
     for (int i = 2; i < argc; i++) {
         char *yaml = file_read(argv[i], TEXT_BYTES, &bytes, &error);
         CHECK(yaml != NULL, "%s", error.text);

@@ -53,9 +53,13 @@ static cudnnHandle_t handle_get(const AttentionPlan *plan) {
     return library.handle;
 }
 
+int64_t plan_library_version(void) {
+    return (int64_t)cudnnGetVersion();
+}
+
 bool plan_supported(int capability, int64_t D) {
     const int family = capability / 10;
-    return (family == 9 || family == 10) && D % 8 == 0 && D > 0 && D <= 128;
+    return D % 8 == 0 && D > 0 && ((family == 9 && D <= 256) || (family == 10 && D <= 128));
 }
 
 // ---- descriptors

@@ -54,6 +54,9 @@ typedef struct AttentionPlan AttentionPlan;
 // capability (90: Hopper). Not on 8x and 12x, whose backward takes no [T, heads] log-sum-exp.
 bool plan_supported(int capability, int64_t D);
 
+// The library's version: 91900 is 9.19.0.
+int64_t plan_library_version(void);
+
 // Builds a plan, which takes up to a second; dies with cuDNN's reason where there is no engine.
 // device: NULL for this process's device, else a description of one as cuDNN writes it in JSON.
 // Local.
