@@ -47,12 +47,13 @@ BUILDS := $(PRECISIONS:%=build/$(if $(DEBUG),debug-)cpu-%)
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all run test tests tests-safe tests-cuda emulator bench tidy format golden gpu-check \
-        gpu-programs clean
+        gpu-programs clean look-again
 
 all: $(BUILDS:%=%/kintoun) kintoun
 
-# Where CUDA is; empty where it is not looked for.
-build/cuda.mk: launch/find-cuda
+# Where CUDA is. While something of it is missing, every make looks again (MAKE_RESTARTS: it has).
+MISSING := $(if $(MAKE_RESTARTS),,$(shell grep -ls CUDA_MISSING build/cuda.mk))
+build/cuda.mk: launch/find-cuda $(MISSING:%=look-again)
 	@mkdir -p build
 	@NVCC="$(filter-out none,$(NVCC))" sh launch/find-cuda >$@
 -include build/cuda.mk
