@@ -60,7 +60,7 @@ bool checkpoint_claim(const char *run, Comm *world, uint64_t *generation, Error 
     bool ok = true;
     if (comm_rank(world) == 0) ok = claim_alone(run, generation, error);
     if (!agree(world, ok, error)) return false;
-    comm_broadcast(world, generation, sizeof(*generation), 0, NULL);
+    comm_broadcast(world, generation, sizeof(*generation), 0);
     return true;
 }
 

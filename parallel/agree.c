@@ -12,7 +12,7 @@ bool agree(Comm *comm, bool ok, Error *error) {
     comm_all_reduce_min(comm, &first, 1);
     if (first == size) return true;
     Error reason = *error;
-    comm_broadcast(comm, &reason, sizeof(reason), (int)first, NULL);
+    comm_broadcast(comm, &reason, sizeof(reason), (int)first);
     if (size == 1) {
         *error = reason;
         return false;
@@ -21,10 +21,10 @@ bool agree(Comm *comm, bool ok, Error *error) {
 }
 
 void share_bytes(Comm *comm, char **data, int64_t *bytes) {
-    comm_broadcast(comm, bytes, sizeof(*bytes), 0, NULL);
+    comm_broadcast(comm, bytes, sizeof(*bytes), 0);
     if (comm_rank(comm) != 0) {
         *data = calloc((size_t)*bytes + 1, 1);
         CHECK(*data != NULL, "no memory for %" PRId64 " bytes", *bytes);
     }
-    comm_broadcast(comm, *data, *bytes, 0, NULL);
+    comm_broadcast(comm, *data, *bytes, 0);
 }

@@ -190,8 +190,7 @@ void comm_barrier(Comm *comm) {
     call_end(comm, start);
 }
 
-void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream stream) {
-    (void)stream;
+void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root) {
     const double start = call_begin(comm, "broadcast", bytes, root);
     for (int64_t i = 0; i < bytes && comm->size > 1; i += CHUNK_BYTES) {
         const int count = (int)min_i64(bytes - i, CHUNK_BYTES);

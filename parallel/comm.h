@@ -51,7 +51,7 @@ void comm_connect(Comm *comm);
 void comm_barrier(Comm *comm);
 
 // On host memory, done on return: for facts and results.
-void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root, Stream stream);
+void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root);
 
 // The data collectives, on device memory, in the order of `stream`. comm_connect comes first.
 //

@@ -108,7 +108,7 @@ static void test_broadcast(void **state) {
             for (int64_t i = 0; comm_rank(world) == root && i < counts[k]; i++) {
                 buffer[i] = byte_of(root, 9, i);
             }
-            comm_broadcast(world, buffer, counts[k], root, NULL);
+            comm_broadcast(world, buffer, counts[k], root);
             check_part("broadcast", buffer, root, 9, counts[k]);
             device_free(buffer);
         }
@@ -181,7 +181,7 @@ static void misuse(const char *how) {
     comm_connect(data);
     comm_all_gather(data, out, in, 10, NULL);
     if (strcmp(how, "odd") == 0) {
-        if (comm_rank(world) == 1) comm_broadcast(data, out, 12, 0, NULL);
+        if (comm_rank(world) == 1) comm_broadcast(data, out, 12, 0);
         comm_all_gather(data, out, in, 10, NULL);
     } else if (strcmp(how, "size") == 0) {
         comm_all_gather(data, out, in, comm_rank(world) == 1 ? 11 : 10, NULL);

@@ -136,7 +136,7 @@ bool budget_apply(Config *config, Comm *world, Problems *problems) {
         return false;
     }
     int64_t known = rank == 0 && path_exists(path);
-    comm_broadcast(world, &known, sizeof(known), 0, NULL);
+    comm_broadcast(world, &known, sizeof(known), 0);
     bool ok = true;
     if (known) {
         ok = rank != 0 || read_budget(config, path, &error);
@@ -155,7 +155,7 @@ bool budget_apply(Config *config, Comm *world, Problems *problems) {
         return false;
     }
     for (int64_t s = 0; s < config->stage_count; s++) {
-        comm_broadcast(world, &config->stages[s].data.steps, sizeof(int64_t), 0, NULL);
+        comm_broadcast(world, &config->stages[s].data.steps, sizeof(int64_t), 0);
     }
     return true;
 }

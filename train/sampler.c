@@ -226,7 +226,7 @@ bool sampler_run(SampleRequest *requests, int count, const SamplerConfig *config
             for (; i < ends[d]; i++) {
                 comm_broadcast(mesh->world, requests[i].latent,
                                latent_elements(requests[i].shape) * (int64_t)sizeof(float),
-                               d * mesh->sequences, NULL);
+                               d * mesh->sequences);
             }
         }
         first = begin;
