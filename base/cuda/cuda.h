@@ -3,6 +3,8 @@
 #define BASE_CUDA_CUDA_H
 
 #include <cuda_runtime.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/device.h"
 #include "base/die.h"
@@ -13,6 +15,13 @@ static inline cudaStream_t cuda_stream(Stream stream) {
 
 // Multiprocessors of this rank's device: how many blocks fill it.
 int cuda_processors(void);
+
+// SYNC=1 in the environment: what starts work on the device waits for it, so that a fault shows
+// where it was made.
+static inline bool cuda_sync(void) {
+    const char *sync = getenv("SYNC");
+    return sync != NULL && strcmp(sync, "1") == 0;
+}
 
 // Dies with the call and CUDA's reason.
 #define CUDA_CHECK(call)                                                                 \

@@ -7,7 +7,6 @@
 #define BASE_CUDA_KERNEL_CUH
 
 #include <cuda_runtime.h>
-#include <stdlib.h>
 
 #include <utility>
 
@@ -41,7 +40,7 @@ static void launch_kernel(const char *name, const char *file, int line, void (*k
     if (status == cudaSuccess) {
         status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
     }
-    static const bool sync = getenv("SYNC") != NULL && getenv("SYNC")[0] == '1';
+    static const bool sync = cuda_sync();
     if (sync && status == cudaSuccess) status = cudaStreamSynchronize(config.stream);
     if (status == cudaSuccess) return;
     die_at(file, line, name, "kernel of %u x %u x %u blocks of %u x %u threads: %s", grid.x, grid.y,

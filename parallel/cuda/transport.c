@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/cuda/cuda.h"
 #include "base/die.h"
 #include "base/real.h"
 
@@ -130,7 +131,7 @@ static void end_group(const Transport *t, const char *calls) {
 void transport_all_gather_slices(Transport *t, char *buffer, const int64_t *offsets,
                                  Stream stream) {
     const Comm *comm = t->comm;
-    const cudaStream_t cuda = (cudaStream_t)stream;
+    const cudaStream_t cuda = cuda_stream(stream);
     const int64_t first = offsets[1] - offsets[0];
     bool equal = true;
     for (int i = 0; i < comm->size; i++) equal = equal && offsets[i + 1] - offsets[i] == first;
@@ -154,7 +155,7 @@ void transport_all_gather_slices(Transport *t, char *buffer, const int64_t *offs
 void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_offsets,
                           const char *send, const int64_t *send_offsets, Stream stream) {
     const Comm *comm = t->comm;
-    const cudaStream_t cuda = (cudaStream_t)stream;
+    const cudaStream_t cuda = cuda_stream(stream);
     NCCL_CHECK(t, ncclGroupStart());
     for (int step = 1; step < comm->size; step++) {
         const int to = (comm->rank + step) % comm->size;

@@ -13,10 +13,10 @@ extern "C" {
 #include "model/ops/cuda/attention_paths.h"
 }
 
+// Threads are SIDE x SIDE; thread (ty, tx) has rows ty + SIDE r, columns tx + SIDE c, r, c < PART.
 enum {
     TILE = 64,
-    SIDE =
-        16,  // Threads are SIDE x SIDE; thread (ty, tx) has rows ty + SIDE r, columns tx + SIDE c.
+    SIDE = 16,
     PART = TILE / SIDE,
     THREADS = SIDE * SIDE,
     WEIGHT_STRIDE = TILE + 4,

@@ -88,13 +88,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Whether N reals at p are whole parts.
-static bool flat_16(const void *p, int64_t N) {
-    return aligned_16(p, N);
-}
-
 void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
-    if (flat_16(out, N) && flat_16(x, N)) {
+    if (aligned_16(out, N) && aligned_16(x, N)) {
         LAUNCH(gelu_forward_kernel<true>, flat_blocks(N), THREADS, 0, stream, out, x, N);
     } else {
         LAUNCH(gelu_forward_kernel<false>, flat_blocks(N), THREADS, 0, stream, out, x, N);
@@ -102,7 +97,7 @@ void gelu_forward(real *out, const real *x, int64_t N, Stream stream) {
 }
 
 void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream) {
-    if (flat_16(dx, N) && flat_16(dout, N) && flat_16(x, N)) {
+    if (aligned_16(dx, N) && aligned_16(dout, N) && aligned_16(x, N)) {
         LAUNCH(gelu_backward_kernel<true>, flat_blocks(N), THREADS, 0, stream, dx, dout, x, N);
     } else {
         LAUNCH(gelu_backward_kernel<false>, flat_blocks(N), THREADS, 0, stream, dx, dout, x, N);

@@ -136,7 +136,7 @@ static void library_start(void) {
     const cublasStatus_t status = cublasLtCreate(&library.handle);
     CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt does not start: %s",
           cublasLtGetStatusString(status));
-    library.sync = getenv("SYNC") != NULL && getenv("SYNC")[0] == '1';
+    library.sync = cuda_sync();
 }
 
 // The library's first choice among algorithms whose sums have one order: those that split long sums
