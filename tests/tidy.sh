@@ -72,7 +72,7 @@ problems=$(
         start = 0
     }' $code /dev/null
 
-    scripts=$(only '\.(sh|sbatch|py)$|^launch/[a-z]*$|^Makefile$|^\.ci/')
+    scripts=$(only '\.(sh|sbatch|py)$|^launch/[a-z-]*$|^Makefile$|^\.ci/')
     awk 'length > 100 { print FILENAME ":" FNR ": " length " columns, 100 at most" }
         FNR == 601 { print FILENAME ": more than 600 lines" }' $scripts /dev/null
     text=$(only '\.(c|h|cu|cuh|cpp|sh|sbatch|py|md|yaml)$|^launch/|Makefile$|^\.ci/')
