@@ -1,6 +1,7 @@
 // ./kintoun: runs the build that fits this machine and the settings run.device and run.precision,
-// build/DEVICE-PRECISION/kintoun beside this program, with the same arguments. It reads nothing
-// else and leaves every complaint about the settings to the program that it starts.
+// build/DEVICE-PRECISION/kintoun beside this program, with the same arguments; those two settings
+// stay behind where the command has none (all but train and plan). It reads nothing else and leaves
+// every complaint about the settings to the program that it starts.
 #include <errno.h>
 #include <glob.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@ typedef enum { PRECISION_AUTO, PRECISION_BF16, PRECISION_FP32 } Precision;
 
 typedef struct {
     int device, precision;
+    bool understood;  // All of what was read.
 } Choice;
 
 static const Setting table[] = {
@@ -72,7 +74,12 @@ static bool multiplies_bf16(void) {
 #endif
 }
 
-// The settings of the config that `train` and `plan` name, and of the command line.
+// Whether the command reads a config and settings.
+static bool has_settings(int argc, char **argv) {
+    return argc > 2 && (strcmp(argv[1], "train") == 0 || strcmp(argv[1], "plan") == 0);
+}
+
+// The settings of the config, and of the command line.
 static Choice read_choice(int argc, char **argv) {
     static char text[1 << 20];
     static Problems problems;  // Others report them, and better.
@@ -83,15 +90,29 @@ static Choice read_choice(int argc, char **argv) {
         const bool wanted = strncmp(argv[i], "run.", 4) == 0;
         if (wanted && count < OVERRIDES_MAX) overrides[count++] = argv[i];
     }
-    const bool named = argc > 2 && (strcmp(argv[1], "train") == 0 || strcmp(argv[1], "plan") == 0);
-    FILE *const file = named ? fopen(argv[2], "r") : NULL;
+    FILE *const file = has_settings(argc, argv) ? fopen(argv[2], "r") : NULL;
     if (file != NULL) {
         bytes = fread(text, 1, sizeof(text), file);
         fclose(file);
     }
     Choice choice;
     settings_parse(&choice, table, text, (int64_t)bytes, "", overrides, count, &problems);
+    choice.understood = problems.count == 0;
     return choice;
+}
+
+// Takes what chose the build out of the words that the program gets.
+static void drop_choice(char **argv) {
+    char **kept = argv;
+    for (; *argv != NULL; argv++) {
+        bool chose = false;
+        for (const Setting *s = table; s->key != NULL; s++) {
+            const size_t length = strlen(s->key);
+            chose = chose || (strncmp(*argv, s->key, length) == 0 && (*argv)[length] == '=');
+        }
+        if (!chose) *kept++ = *argv;
+    }
+    *kept = NULL;
 }
 
 int main(int argc, char **argv) {
@@ -116,6 +137,7 @@ int main(int argc, char **argv) {
     const bool bf16 = choice.precision != PRECISION_FP32 && native;
     snprintf(build, sizeof(build), "%.4000s/build/%s-%s/kintoun", path, cuda ? "cuda" : "cpu",
              bf16 ? "bf16" : "fp32");
+    if (choice.understood && !has_settings(argc, argv)) drop_choice(argv);
     execv(build, argv);
     return refuse("cannot start ", build, errno == ENOENT ? "run make" : strerror(errno));
 }

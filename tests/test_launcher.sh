@@ -35,6 +35,11 @@ says 78 "kintoun: run.device = cuda, but this was built without it, missing: cuD
     train none.yaml run.device=cuda
 says 0 'cpu-fp32 train none.yaml run.device=cpu run.precision=fp32' \
     train none.yaml run.device=cpu run.precision=fp32
+# Commands without settings get none.
+says 0 'cpu-fp32 sample step --count 2' \
+    sample step run.device=cpu --count 2 run.precision=fp32
+says 0 'cpu-fp32 sample step run.device=gpu run.precision=fp32' \
+    sample step run.device=gpu run.precision=fp32
 
 build cuda-fp32
 build cuda-bf16
@@ -49,6 +54,6 @@ if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
 else
     says 78 'kintoun: run.device = cuda, but there is no GPU here (/dev/nvidia*); set '\
 'run.device=cpu' train "$folder/cuda.yaml"
-    says 0 'cpu-fp32 data info x run.precision=fp32' data info x run.precision=fp32
+    says 0 'cpu-fp32 data info x' data info x run.precision=fp32
 fi
 exit $failed
