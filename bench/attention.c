@@ -12,19 +12,10 @@
 #include "base/clock.h"
 #include "base/device.h"
 #include "base/die.h"
+#include "base/numbers.h"
 #include "model/ops/product.h"
 
 enum { ROUNDS = 5 };
-
-static real *rows_new(int64_t count) {
-    const int64_t bytes = count * (int64_t)sizeof(real);
-    real *rows = device_allocate("rows", bytes), *values = host_allocate("values", bytes);
-    for (int64_t i = 0; i < count; i++) values[i] = to_real((float)(i * 7 % 509) / 200.0f - 1.2f);
-    device_copy(rows, values, bytes, NULL);
-    stream_wait(NULL);
-    host_free(values);
-    return rows;
-}
 
 // Where S segments of `length` begin, on the host and on the device.
 static int32_t *starts_new(int64_t S, int64_t length, int32_t **device) {
@@ -48,9 +39,11 @@ static void bench(int64_t S, int64_t queries, int64_t keys, int64_t heads, int64
     shape.q_start_device = q_device;
     shape.k_start_device = k_device;
     shape.scale = 1.0f / sqrtf((float)D);
-    real *q = rows_new(T * C), *k = rows_new(X * C), *v = rows_new(X * C), *out = rows_new(T * C);
-    real *dout = rows_new(T * C), *dq = rows_new(T * C), *dk = rows_new(X * C);
-    real *dv = rows_new(X * C);
+    real *q = random_reals("rows", T * C), *k = random_reals("rows", X * C),
+         *v = random_reals("rows", X * C), *out = random_reals("rows", T * C);
+    real *dout = random_reals("rows", T * C), *dq = random_reals("rows", T * C),
+         *dk = random_reals("rows", X * C);
+    real *dv = random_reals("rows", X * C);
     float *lse = device_allocate("lse", heads * T * (int64_t)sizeof(float));
     const AttentionBounds bounds = {T, X, S, heads, D, queries != keys, deterministic};
     attention_prepare(&bounds, C, C, C, C);

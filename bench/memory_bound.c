@@ -13,8 +13,8 @@
 
 #include "base/clock.h"
 #include "base/die.h"
+#include "base/numbers.h"
 #include "base/vector.h"
-#include "bench/numbers.h"
 #include "model/ops/flow.h"
 #include "model/ops/norm.h"
 #include "model/ops/pointwise.h"

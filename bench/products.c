@@ -9,7 +9,7 @@
 
 #include "base/clock.h"
 #include "base/die.h"
-#include "bench/numbers.h"
+#include "base/numbers.h"
 #include "model/ops/product.h"
 
 enum { ROUNDS = 12 };

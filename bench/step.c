@@ -3,10 +3,11 @@
 //   bench/step WIDTH HEADS BLOCKS TOKENS SEGMENTS TEXT [REPEATS [PEAK]]
 // 16 latent channels, patch 1 x 2 x 2, text as wide as the model, TEXT tokens per segment. gflops
 // are model FLOPs: three forwards, attention inside segments only. ceiling_gflops: a plain product
-// 2048 x WIDTH x 4 WIDTH in the same run. The roofline is products at that speed, attention as it
-// runs, all else at the speed of a plain copy, all measured in this run. "ops" has, for each kind
-// of op, ms in a step with a clock around every op, GFLOP, MB moved at least, and the floor in ms.
-// mfu: model FLOPs over PEAK TFLOP/s (989 is an H100's or H200's in bf16); 0 without PEAK.
+// 2048 x WIDTH x 4 WIDTH in the same run (8192 rows on a GPU). The roofline is products at that
+// speed, attention as it runs, all else at the speed of a plain copy, all measured in this run.
+// "ops" has, for each kind of op, ms in a step with a clock around every op, GFLOP, MB moved at
+// least, and the floor in ms. mfu: model FLOPs over PEAK TFLOP/s (989 is an H100's or H200's in
+// bf16); 0 without PEAK.
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>

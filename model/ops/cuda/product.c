@@ -1,12 +1,10 @@
 #include "model/ops/product.h"
 
 #include <cublasLt.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/cuda/cuda.h"
-#include "base/rng.h"
+#include "base/numbers.h"
 #include "model/ops/cuda/product_rows.h"
 
 // cuBLASLt sees matrices by columns, so a matrix [R, C] of ours, rows ld apart, is its C x R with
@@ -339,28 +337,10 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
     }
 }
 
-// Normal numbers, which repeat after a while: with zeros a device needs less power and is faster.
-static real *reals_random(int64_t count) {
-    enum { CHUNK = 1 << 16 };
-    const int64_t size = type_size(REAL_TYPE);
-    real *values = device_allocate("plain product", count * size);
-    float *normal = host_allocate("plain product", CHUNK * (int64_t)sizeof(float));
-    real *chunk = host_allocate("plain product", CHUNK * size);
-    rng_normal(normal, CHUNK, 1, RNG_TEST, (uint64_t)count, 0);
-    for (int64_t i = 0; i < CHUNK; i++) chunk[i] = to_real(normal[i]);
-    for (int64_t i = 0; i < count; i += CHUNK) {
-        device_copy(values + i, chunk, min_i64(CHUNK, count - i) * size, NULL);
-    }
-    stream_wait(NULL);
-    host_free(normal);
-    host_free(chunk);
-    return values;
-}
-
 double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     enum { TRIES = 5 };
     linear_prepare(1, N, K, false);
-    real *w = reals_random(N * K), *x = reals_random(T * K);
+    real *w = random_reals("plain product", N * K), *x = random_reals("plain product", T * K);
     real *out = device_allocate("plain product", T * N * type_size(REAL_TYPE));
     const bool whole = reals_aligned(NULL, N) && reals_aligned(NULL, K);
     const Shape s = {PRODUCT_FORWARD, whole, N, K, K, N};

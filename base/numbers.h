@@ -1,6 +1,6 @@
-// Numbers to compute with: a processor that is bound by its power multiplies zeros faster.
-#ifndef BENCH_NUMBERS_H
-#define BENCH_NUMBERS_H
+// Numbers to measure with: a processor that is bound by its power multiplies zeros faster.
+#ifndef BASE_NUMBERS_H
+#define BASE_NUMBERS_H
 
 #include "base/device.h"
 #include "base/real.h"
