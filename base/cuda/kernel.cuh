@@ -7,6 +7,8 @@
 #define BASE_CUDA_KERNEL_CUH
 
 #include <cuda_runtime.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <utility>
 
