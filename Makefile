@@ -197,7 +197,7 @@ kintoun: $(LAUNCHER)
 
 tests: $(foreach p,$(PRECISIONS),$(TESTS_$(p):%.c=build/$(if $(DEBUG),debug-)cpu-$(p)/%))
 tests-safe: $(TESTS_safe:%.c=build/debug-cpu-fp32/%) build/debug-cpu-fp32/kintoun
-tests-cuda: $(if $(BUILDS_CUDA),$(foreach p,$(PRECISIONS),build/cuda-$(p)/bench/step \
+tests-cuda: $(if $(BUILDS_CUDA),$(foreach p,$(PRECISIONS), \
               $(filter $(TESTS_$(p):%.c=build/cuda-$(p)/%), \
                   $(TESTS_device:%.c=build/cuda-$(p)/%))))
 emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
@@ -206,7 +206,7 @@ emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
           $(TESTS_device:%.c=build/debug-emulator-fp32/%) \
           build/emulator-fp32/tests/faults build/debug-emulator-fp32/tests/faults \
           build/emulator-fp32/tests/cudnn/offsets
-bench: $(foreach b,$(BUILDS),$(BENCHES:%=$(b)/%))
+bench: $(foreach b,$(BUILDS) $(BUILDS_CUDA),$(BENCHES:%=$(b)/%))
 
 run: all
 	@sh launch/demo
