@@ -35,8 +35,8 @@ step() {
 
 part_machine() {
     lines=40 step machine 20 sh -c 'date; nvidia-smi; uname -sr; nvcc --version | tail -n 2
-        sh launch/find-cuda 2>&1; python3 -c "import torch; print(torch.__version__)"
-        git log --oneline | head -n 1'
+        sh launch/find-cuda 2>&1; "$1" -c "import torch; print(torch.__version__)"
+        git log --oneline | head -n 1' sh "$python"
 }
 
 # Only what this GPU and the tests need: one architecture.
@@ -69,15 +69,13 @@ part_sanitizer() {
 
 # Goku-2B's width, then 8B's, at 288p, 480p and 720p pack lengths from 8k to 64k tokens.
 part_bench() {
-    for precision in bf16; do
-        lines=30 step memory_bound 20 build/cuda-$precision/bench/memory_bound
-        lines=30 step products 20 build/cuda-$precision/bench/products
-        lines=30 step attention 20 build/cuda-$precision/bench/attention
-        for size in '1792 28 4 8064 14' '1792 28 4 34560 2' '1792 28 2 64800 1' \
-            '3072 48 2 8064 14' '3072 48 2 34560 1' '3072 48 1 64800 1'; do
-            lines=2 step "step_$(echo $size | tr ' ' _)" 30 \
-                build/cuda-$precision/bench/step $size 128 7 989
-        done
+    lines=30 step memory_bound 20 build/cuda-bf16/bench/memory_bound 65536 1792
+    lines=30 step products 20 build/cuda-bf16/bench/products
+    lines=30 step attention 20 build/cuda-bf16/bench/attention
+    for size in '1792 28 4 8064 14' '1792 28 4 34560 2' '1792 28 2 64800 1' \
+        '3072 48 2 8064 14' '3072 48 2 34560 1' '3072 48 1 64800 1'; do
+        lines=2 step "step_$(echo $size | tr ' ' _)" 30 \
+            build/cuda-bf16/bench/step $size 128 7 989
     done
 }
 
