@@ -185,7 +185,7 @@ int main(int argc, char **argv) {
     double *times = calloc((size_t)n[6], sizeof(*times));
     CHECK(b != NULL && times != NULL, "no memory");
     Error error;
-    CHECK(comm_device_start(world, false, &error), "%s", error.text);
+    CHECK(comm_device_start(world, false, &error) == EXIT_DONE, "%s", error.text);
     set_up(b, world, n);
     for (int i = 0; i < 2; i++) one_step(b);
     double product = ceiling_flops(n[0]);

@@ -20,10 +20,11 @@ typedef struct Comm Comm;
 Comm *comm_start(int *argc, char ***argv);
 
 // Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
-// False on all ranks, with the reason of the first that failed, where one of them finds none, or
-// where ranks of a node would meet on one GPU and `share` does not let them take turns. Collective
-// over the world.
-bool comm_device_start(Comm *world, bool share, Error *error);
+// Returns an exit code of die.h, the same on all ranks, with the reason of the first that failed:
+// EXIT_DONE; EXIT_FAILED where one of them finds none that works, which another node may have;
+// EXIT_CONFIG where ranks of a node would meet on one GPU and `share` does not let them take turns.
+// Collective over the world.
+int comm_device_start(Comm *world, bool share, Error *error);
 
 // Ends MPI. Collective over all ranks; frees the world.
 void comm_stop(Comm *world);

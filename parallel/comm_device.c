@@ -43,16 +43,20 @@ static bool place(Comm *node, bool share, bool *shared, Error *error) {
                      size, devices, devices == 1 ? "" : "s", devices, devices == 1 ? "" : "s");
 }
 
-bool comm_device_start(Comm *world, bool share, Error *error) {
+int comm_device_start(Comm *world, bool share, Error *error) {
     Comm *node = comm_split_node(world, "node");
     bool shared = false;
-    bool ok = agree(world, device_start(comm_rank(node), error), error);
-    if (ok) ok = agree(world, place(node, share, &shared, error), error);
+    int status = EXIT_DONE;
+    if (!agree(world, device_start(comm_rank(node), error), error)) {
+        status = EXIT_FAILED;
+    } else if (!agree(world, place(node, share, &shared, error), error)) {
+        status = EXIT_CONFIG;
+    }
     int64_t any = shared, one_node = comm_size(node) == comm_size(world);
     comm_free(node);
-    if (!ok) return false;
+    if (status != EXIT_DONE) return status;
     comm_all_reduce_max(world, &any, 1);
     world->shared = any;
     transport_prepare(world, one_node);
-    return true;
+    return EXIT_DONE;
 }

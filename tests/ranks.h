@@ -21,7 +21,7 @@ static inline void ranks_start(int *argc, char ***argv) {
     check_setup(comm_rank(world), all_agree);
     check_device(comm_rank(world));
     Error error;
-    CHECK(comm_device_start(world, true, &error), "%s", error.text);
+    CHECK(comm_device_start(world, true, &error) == EXIT_DONE, "%s", error.text);
     comm_connect(world);
 }
 

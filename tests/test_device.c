@@ -53,9 +53,9 @@ static void test_all_refuse_with_one(void **state) {
     const int last = comm_size(world) - 1;
     if (!emulated() || last == 0) skip();
     if (comm_rank(world) == last) setenv("EMULATOR_DRIVER", "0", 1);
-    const bool ok = comm_device_start(world, true, &error);
+    const int status = comm_device_start(world, true, &error);
     unsetenv("EMULATOR_DRIVER");
-    check_that(!ok, "started without rank %d", last);
+    check_that(status == EXIT_FAILED, "status %d without rank %d", status, last);
     check_contains(error.text, last == 1 ? "rank 1: no NVIDIA" : "rank 2: no NVIDIA");
 }
 
@@ -65,22 +65,22 @@ static void test_too_few_devices(void **state) {
     const int size = comm_size(world);
     if (!emulated() || size == 1) skip();
     setenv("EMULATOR_DEVICES", size == 2 ? "1" : "2", 1);
-    const bool alone = comm_device_start(world, false, &error);
-    check_that(!alone, "started %d ranks", size);
+    const int alone = comm_device_start(world, false, &error);
+    check_that(alone == EXIT_CONFIG, "status %d of %d ranks", alone, size);
     check_contains(error.text, size == 2
                                    ? "2 ranks on this node but 1 GPU; start at most 1 rank"
                                    : "3 ranks on this node but 2 GPUs; start at most 2 ranks");
     check_contains(error.text, "run.share_gpu=true");
-    const bool together = comm_device_start(world, true, &error);
-    check_that(together, "%s", error.text);
+    const int together = comm_device_start(world, true, &error);
+    check_that(together == EXIT_DONE, "%s", error.text);
     const int64_t mine = device_memory_free(size);
     device_shared_by(1);
     const int64_t all = device_memory_free(size);
     check_that(all / mine == (comm_rank(world) == 1 && size == 3 ? 1 : 2), "%lld of %lld free",
                (long long)mine, (long long)all);
     unsetenv("EMULATOR_DEVICES");
-    const bool apart = comm_device_start(world, false, &error);
-    check_that(apart, "%s", error.text);
+    const int apart = comm_device_start(world, false, &error);
+    check_that(apart == EXIT_DONE, "%s", error.text);
 }
 
 int main(int argc, char **argv) {

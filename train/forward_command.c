@@ -351,9 +351,10 @@ static bool write_outputs(Forward *f, const char *path, Error *error) {
 static int run(Forward *f, const char *folder, const Options *options, Problems *problems) {
     const MeshConfig alone = {.sequence = 1, .shard = 0};
     Error error = {""};
-    if (!comm_device_start(f->world, options->share_gpu, &error)) {
+    const int devices = comm_device_start(f->world, options->share_gpu, &error);
+    if (devices != EXIT_DONE) {
         problems_add(problems, "%s", error.text);
-        return EXIT_CONFIG;
+        return devices;
     }
     mesh_init(&f->mesh, f->world, &alone);
     const ModelConfig config = f->model.config;

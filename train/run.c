@@ -275,14 +275,6 @@ static int train(Trainer *t, const StartOptions *options) {
     return exit_code;
 }
 
-// A device for every rank. Collective; the same on all of them.
-static bool take_devices(const Config *config, Comm *world, Problems *problems) {
-    Error error;
-    const bool ok = comm_device_start(world, config->run.share_gpu, &error);
-    if (!ok) problems_add(problems, "%s", error.text);
-    return ok;
-}
-
 // All ranks must run the same build on the same kind of processor, or their bits differ.
 static bool ranks_alike(Comm *world) {
     char device[256], text[512];
@@ -300,6 +292,12 @@ static bool ranks_alike(Comm *world) {
 // From settings that are right to the exit code.
 static int run(Trainer *trainer, Config *config, Comm *world, const StartOptions *options,
                Problems *problems) {
+    Error error;
+    const int devices = comm_device_start(world, config->run.share_gpu, &error);
+    if (devices != EXIT_DONE) {
+        if (comm_rank(world) == 0) fprintf(stderr, "%s\n", error.text);
+        return devices;
+    }
     if (!ranks_alike(world)) return EXIT_FAILED;
     if (!budget_apply(config, world, problems) ||
         !trainer_create(trainer, config, world, problems)) {
@@ -324,8 +322,7 @@ int train_command(int argc, char **argv) {
         if (speaks) printf("%s", arguments->help ? HELP : settings);
         free(settings);
         exit_code = EXIT_DONE;
-    } else if (problems->count == 0 && read_config(config, arguments, world, problems) &&
-               take_devices(config, world, problems)) {
+    } else if (problems->count == 0 && read_config(config, arguments, world, problems)) {
         exit_code = run(trainer, config, world, &arguments->options, problems);
     }
     if (problems->count > 0 && speaks) {

@@ -429,8 +429,10 @@ int sample_command(int argc, char **argv) {
         read_arguments(c, argc, argv, problems);
         Error error = {"the samples cannot be drawn"};
         const bool ok = problems->count == 0 && prepare(c, problems);
-        exit_code = EXIT_CONFIG;
-        if (agree(world, ok, &error) && comm_device_start(world, c->options.share_gpu, &error)) {
+        exit_code = agree(world, ok, &error)
+                        ? comm_device_start(world, c->options.share_gpu, &error)
+                        : EXIT_CONFIG;
+        if (exit_code == EXIT_DONE) {
             exit_code = draw(c, problems);
         } else if (problems->count == 0) {
             problems_add(problems, "%s", error.text);

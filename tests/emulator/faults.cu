@@ -168,7 +168,7 @@ static int transport(Case *c, Comm *world, const char *what) {
     ncclComm_t nccl = NULL;
     memset(&id, 0, sizeof(id));
     if (rank == 0) CHECK(ncclGetUniqueId(&id) == ncclSuccess, "no id");
-    comm_broadcast(world, &id, (int64_t)sizeof(id), 0, NULL);
+    comm_broadcast(world, &id, (int64_t)sizeof(id), 0);
     CHECK(ncclCommInitRank(&nccl, size, id, rank) == ncclSuccess, "no communicator");
     const bool counts = strcmp(what, "counts") == 0, calls = strcmp(what, "calls") == 0;
     const size_t count = N / (size_t)size;
