@@ -251,7 +251,8 @@ int main(int argc, char **argv) {
     const bool alone =
         strcmp(what, "transport") != 0 && strcmp(what, "counts") != 0 && strcmp(what, "calls") != 0;
     Comm *world = alone ? NULL : comm_start(&argc, &argv);
-    const bool started = alone ? device_start(0, &error) : comm_device_start(world, false, &error);
+    const bool started =
+        alone ? device_start(0, &error) : comm_device_start(world, false, &error) == EXIT_DONE;
     CHECK(started, "%s", error.text);
     Case c = case_create();
     const int status = run(&c, world, what);
