@@ -48,6 +48,7 @@ for precision in fp32 bf16; do
         [ -x $file ] || say "$file was not built"
     done
     for test in $tests; do
+        [ $precision = fp32 ] || grep -q '^// precision:.*bf16' "$test" || continue
         [ -x $build/"${test%.c}" ] || say "$build/${test%.c} was not built"
     done
     [ -x $build/kintoun ] || continue
