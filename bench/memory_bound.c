@@ -90,6 +90,15 @@ static void run_gelu_backward(const Buffers *b) {
     gelu_backward(b->wide3, b->wide2, b->wide, b->T * 4 * b->C, NULL);
 }
 
+static void run_swiglu_forward(const Buffers *b) {
+    swiglu_forward(b->wide2, b->wide, b->wide + 2 * b->C, 4 * b->C, b->T, 2 * b->C, NULL);
+}
+
+static void run_swiglu_backward(const Buffers *b) {
+    swiglu_backward(b->wide3, b->wide3 + 2 * b->C, b->wide2, b->wide, b->wide + 2 * b->C, 4 * b->C,
+                    b->T, 2 * b->C, NULL);
+}
+
 static void run_gate_forward(const Buffers *b) {
     gate_residual_forward(b->z, b->x, b->y, b->row, 6 * b->C, b->segment, b->T, b->C, NULL);
 }
@@ -177,6 +186,8 @@ int main(int argc, char **argv) {
         {"query norm, rope: backward", run_qk_backward, 3 * e + (double)(T * D) * 4},
         {"gelu [T, 4 C]", run_gelu_forward, 8 * e},
         {"gelu [T, 4 C]: backward", run_gelu_backward, 12 * e},
+        {"swiglu [T, 4 C]", run_swiglu_forward, 6 * e},
+        {"swiglu [T, 4 C]: backward", run_swiglu_backward, 10 * e},
         {"gate, residual", run_gate_forward, 3 * e},
         {"gate, residual: backward", run_gate_backward, 3 * e},
         {"residual", run_add, 3 * e},

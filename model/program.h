@@ -28,6 +28,7 @@ typedef enum {
     OP_LINEAR,
     OP_GELU,
     OP_SILU,
+    OP_SWIGLU,
     OP_NORM_MODULATE,
     OP_QK_NORM_ROPE,
     OP_ATTENTION,

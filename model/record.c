@@ -111,6 +111,15 @@ Value silu(Program *p, Value x) {
     return output_add(p, call_add(p, OP_SILU, 1, &x), ROWS_SEGMENTS, p->value[x].cols, REAL_TYPE);
 }
 
+Value swiglu(Program *p, Value gate, Value up) {
+    const ValueInfo *g = &p->value[gate], *u = &p->value[up];
+    CHECK(g->root == u->root && g->cols == u->cols && g->column != u->column,
+          "%s: swiglu needs two equal chunks of one value", p->name);
+    CHECK(g->rows != ROWS_SEGMENTS, "%s: swiglu is not for rows of segments", p->name);
+    return output_add(p, call_add(p, OP_SWIGLU, 2, (Value[]){gate, up}), g->rows, g->cols,
+                      REAL_TYPE);
+}
+
 Value norm_modulate(Program *p, Value x, NormKind kind, const char *name, float epsilon,
                     Value shift, Value scale) {
     const int64_t C = p->value[x].cols;

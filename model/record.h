@@ -23,6 +23,9 @@ void chunk(Program *p, Value x, int n, Value *out);
 Value gelu_tanh(Program *p, Value x);
 Value silu(Program *p, Value x);  // Rows of segments only.
 
+// silu(gate) * up, two values of one linear_n or chunk.
+Value swiglu(Program *p, Value gate, Value up);
+
 // The norm of x, with the learned NAME.weight where name is not NULL; then * (1 + scale) + shift
 // where those are values.
 Value norm_modulate(Program *p, Value x, NormKind kind, const char *name, float epsilon,

@@ -53,6 +53,121 @@ static void test_activations_far_out(void **state) {
     free_all(x, dout, out, wide, dx);
 }
 
+// A call of swiglu: gate and up are columns of x [T, ld], up first where `up_first`.
+typedef struct {
+    int64_t T, F, ld, gate, up;  // First columns.
+    real *x, *dx, *out, *dout;
+} Swiglu;
+
+static Swiglu swiglu_random(int64_t T, int64_t F, int64_t ld, bool up_first) {
+    return (Swiglu){.T = T,
+                    .F = F,
+                    .ld = ld,
+                    .gate = up_first ? F : 0,
+                    .up = up_first ? 0 : F,
+                    .x = reals_random(T * ld, 5, 0.0f, 2.0f),
+                    .dx = reals_random(T * ld, 6, 0.0f, 1.0f),  // To be overwritten.
+                    .out = reals_new(T * F),
+                    .dout = reals_random(T * F, 7, 0.0f, 1.0f)};
+}
+
+static void swiglu_free(Swiglu *s) {
+    free_all(s->x, s->dx, s->out, s->dout);
+}
+
+static void swiglu_run(const Swiglu *s) {
+    swiglu_forward(s->out, s->x + s->gate, s->x + s->up, s->ld, s->T, s->F, NULL);
+    stream_wait(NULL);
+}
+
+static void swiglu_back(const Swiglu *s) {
+    swiglu_backward(s->dx + s->gate, s->dx + s->up, s->dout, s->x + s->gate, s->x + s->up, s->ld,
+                    s->T, s->F, NULL);
+    stream_wait(NULL);
+}
+
+// Copies F columns between rows of F and rows of s->ld.
+static void columns_copy(real *to, int64_t to_ld, const real *from, int64_t from_ld,
+                         const Swiglu *s) {
+    for (int64_t t = 0; t < s->T; t++) {
+        memcpy(to + t * to_ld, from + t * from_ld, (size_t)s->F * sizeof(real));
+    }
+}
+
+static void test_swiglu_golden(void **state) {
+    (void)state;
+    const char *const cases[] = {"swiglu", "swiglu_odd"};
+    for (int i = 0; i < 2; i++) {
+        Golden golden = golden_open(PATH, cases[i]);
+        const int64_t F = golden_size(&golden, "g", 1);
+        Swiglu s = swiglu_random(golden_size(&golden, "g", 0), F, 2 * F, false);
+        device_free(s.dout);
+        s.dout = golden_reals(&golden, "dout");
+        real *gate = golden_reals(&golden, "g"), *up = golden_reals(&golden, "u");
+        columns_copy(s.x + s.gate, s.ld, gate, F, &s);
+        columns_copy(s.x + s.up, s.ld, up, F, &s);
+        swiglu_run(&s);
+        golden_check_reals(&golden, "out", s.out);
+        swiglu_back(&s);
+        columns_copy(gate, F, s.dx + s.gate, s.ld, &s);
+        columns_copy(up, F, s.dx + s.up, s.ld, &s);
+        golden_check_reals(&golden, "dg", gate);
+        golden_check_reals(&golden, "du", up);
+        free_all(gate, up);
+        swiglu_free(&s);
+        safetensors_close(&golden.file);
+    }
+}
+
+// Rows of every width and alignment, both orders, columns beside them that stay, against plain
+// loops.
+static void test_swiglu_shapes(void **state) {
+    (void)state;
+    const int64_t cases[][3] = {{1, 1, 2},       {70, 8, 16},     {19, 96, 200},    {5, 1024, 2048},
+                                {3, 2056, 4112}, {3, 4097, 8194}, {2, 11008, 22016}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Swiglu s = swiglu_random(cases[i][0], cases[i][1], cases[i][2], i % 2 != 0);
+        float *out = floats_new(s.T * s.F), *dx = floats_of(s.dx, s.T * s.ld);
+        for (int64_t j = 0; j < s.T * s.F; j++) {
+            const int64_t row = j / s.F * s.ld + j % s.F;
+            const double v = (double)to_float(s.x[row + s.gate]), d = (double)to_float(s.dout[j]);
+            const double u = (double)to_float(s.x[row + s.up]), p = 1.0 / (1.0 + exp(-v));
+            out[j] = (float)(v * p * u);
+            dx[row + s.gate] = (float)(d * u * p * (1.0 + v * (1.0 - p)));
+            dx[row + s.up] = (float)(d * v * p);
+        }
+        swiglu_run(&s);
+        check_close_real("out", s.out, out, s.T * s.F, REAL_TOLERANCE);
+        swiglu_back(&s);
+        check_close_real("dx", s.dx, dx, s.T * s.ld, REAL_TOLERANCE);
+        free_all(out, dx);
+        swiglu_free(&s);
+    }
+}
+
+// Far from zero the gate is shut or passes `up` times itself; what is not a number stays so.
+static void test_swiglu_far_out(void **state) {
+    (void)state;
+    const float values[] = {-1e15f, -200.0f, 200.0f, 1e15f, NAN};
+    Swiglu s = swiglu_random(5, 1, 2, false);
+    for (int i = 0; i < 5; i++) {
+        s.x[2 * i] = to_real(values[i]);
+        s.x[2 * i + 1] = to_real(3.0f);
+        s.dout[i] = to_real(1.0f);
+    }
+    swiglu_run(&s);
+    swiglu_back(&s);
+    for (int i = 0; i < 4; i++) {
+        const float v = i < 2 ? 0.0f : to_float(s.x[2 * i]), out = 3.0f * v;
+        const float dx[] = {i < 2 ? 0.0f : 3.0f, v};
+        check_close_real("out", s.out + i, &out, 1, REAL_TOLERANCE);
+        check_close_real("dx", s.dx + 2 * i, dx, 2, REAL_TOLERANCE);
+    }
+    check_that(isnan(to_float(s.out[4])) && isnan(to_float(s.dx[8])) && isnan(to_float(s.dx[9])),
+               "swiglu loses NaN");
+    swiglu_free(&s);
+}
+
 // A call of gate_residual with everything it needs; rows of the gate lie ldm = 2 C apart.
 typedef struct {
     int64_t T, C, S, ldm;
@@ -180,6 +295,12 @@ static double activation_loss(void *context) {
     return weighted_sum(a->out, a->weight, a->N);
 }
 
+static double swiglu_loss(void *context) {
+    const Swiglu *s = context;
+    swiglu_run(s);
+    return weighted_sum(s->out, s->dout, s->T * s->F);
+}
+
 static void test_slopes(void **state) {
     (void)state;
     if (REAL_TYPE == TYPE_BF16) skip();
@@ -196,6 +317,10 @@ static void test_slopes(void **state) {
     a.forward = silu_forward;
     silu_rows_backward(dx, (const float *)g.dout, g.x, N, NULL);
     check_slopes("silu", g.x, dx, N, activation_loss, &a);
+    Swiglu s = swiglu_random(3, 8, 16, false);
+    swiglu_back(&s);
+    check_slopes("swiglu", s.x, (const float *)s.dx, s.T * s.ld, swiglu_loss, &s);
+    swiglu_free(&s);
     device_free(dx);
     gate_free(&g);
 }
@@ -217,6 +342,7 @@ static void test_threads(void **state) {
     (void)state;
     const int before = omp_get_max_threads();
     Gate one = {0};
+    Swiglu only = {0};
     for (int threads = 1; threads <= 4; threads++) {
         omp_set_num_threads(threads);
         Gate g = gate_random(1000, 96, 9);
@@ -224,8 +350,12 @@ static void test_threads(void **state) {
         backward(&g);
         gelu_forward(g.x, g.out, g.T * g.C, NULL);
         gelu_backward(g.h, g.dout, g.out, g.T * g.C, NULL);
+        Swiglu s = swiglu_random(100, 1032, 2064, false);
+        swiglu_run(&s);
+        swiglu_back(&s);
         if (threads == 1) {
             one = g;
+            only = s;
             continue;
         }
         check_equal("out", g.out, one.out, g.T * g.C);
@@ -233,9 +363,13 @@ static void test_threads(void **state) {
         check_equal("dgate", g.dgate, one.dgate, g.S * g.ldm);
         check_equal("gelu", g.x, one.x, g.T * g.C);
         check_equal("gelu backward", g.h, one.h, g.T * g.C);
+        check_equal("swiglu", s.out, only.out, s.T * s.F);
+        check_equal("swiglu backward", s.dx, only.dx, s.T * s.ld);
         gate_free(&g);
+        swiglu_free(&s);
     }
     gate_free(&one);
+    swiglu_free(&only);
     omp_set_num_threads(before);
 }
 
@@ -245,6 +379,8 @@ static void test_no_tokens(void **state) {
     forward(&g);
     backward(&g);
     gelu_forward(g.out, g.x, 0, NULL);
+    swiglu_forward(g.out, g.x, g.x, 0, 0, 72, NULL);
+    swiglu_backward(g.dh, g.dh, g.dout, g.x, g.x, 0, 0, 72, NULL);
     check_that(g.dgate[0] == 0.0f, "no tokens, but gradients changed");
     gate_free(&g);
 }
@@ -264,15 +400,12 @@ static void test_timestep_embedding(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_activations_far_out),
-        cmocka_unit_test(test_gate_golden),
-        cmocka_unit_test(test_gate_shapes),
-        cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_gate_two_calls),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_no_tokens),
-        cmocka_unit_test(test_timestep_embedding),
+        cmocka_unit_test(test_activations),    cmocka_unit_test(test_activations_far_out),
+        cmocka_unit_test(test_swiglu_golden),  cmocka_unit_test(test_swiglu_shapes),
+        cmocka_unit_test(test_swiglu_far_out), cmocka_unit_test(test_gate_golden),
+        cmocka_unit_test(test_gate_shapes),    cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_gate_two_calls), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_tokens),      cmocka_unit_test(test_timestep_embedding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

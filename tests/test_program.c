@@ -240,8 +240,9 @@ static void test_gradients_are_slopes(void **state) {
 }
 
 // ---- values used several times
-// h = modulate(norm(x)) by shift and scale of the same c; out = (x + A h) + (B h + B' c'): x three
-// times, h twice, c three times, x's gradient in part passed through.
+// h = modulate(norm(x)) by shift and scale of the same c; out = (x + A h) + swiglu(B h, B' h) + C
+// x: x three times, h twice, c three times, x's gradient in part passed through, one that is put
+// together from columns.
 typedef struct {
     ParamTable params;
     Program p;
@@ -269,9 +270,11 @@ static void shared_record(Shared *s) {
     const Value gate = linear(p, s->cond, "gate", SHARED_WIDTH, BIAS, INIT_XAVIER);
     const Value h = norm_modulate(p, s->x, NORM_LAYER, NULL, 1e-6f, shift, scale);
     const Value a = linear(p, h, "a", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
-    const Value b = linear(p, h, "b", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
+    Value b[2];
+    linear_n(p, h, 2, (const char *[]){"b", "b2"}, SHARED_WIDTH, INIT_XAVIER, b);
     const Value c = linear(p, s->x, "c", SHARED_WIDTH, NO_BIAS, INIT_XAVIER);
-    const Value sum = gate_residual(p, gate_residual(p, s->x, a, gate), gelu_tanh(p, b), NO_VALUE);
+    const Value sum =
+        gate_residual(p, gate_residual(p, s->x, a, gate), swiglu(p, b[0], b[1]), NO_VALUE);
     s->out = gate_residual(p, sum, c, gate);
     program_output(p, s->out);
 }

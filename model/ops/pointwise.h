@@ -17,6 +17,14 @@ void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream 
 void silu_forward(real *out, const real *x, int64_t N, Stream stream);
 void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, Stream stream);
 
+// out = gate sigmoid(gate) * up: the gated linear unit of SwiGLU (arXiv 2002.05202), and what flows
+// back (=). out, dout [T, F] dense; gate, up, dgate, dup [T, F] with rows ld apart, since both are
+// columns of one product and models differ in which comes first. Rounded once.
+void swiglu_forward(real *out, const real *gate, const real *up, int64_t ld, int64_t T, int64_t F,
+                    Stream stream);
+void swiglu_backward(real *dgate, real *dup, const real *dout, const real *gate, const real *up,
+                     int64_t ld, int64_t T, int64_t F, Stream stream);
+
 // out[t] = x[t] + gate[s] * h[t], s = segment[t]; gate NULL: x + h. out, x, h [T, C]; gate [S, C]
 // with rows ldm elements apart. The gradient of x is dout itself.
 void gate_residual_forward(real *out, const real *x, const real *h, const real *gate, int64_t ldm,

@@ -100,6 +100,15 @@ static void silu_back(const OpRun *r) {
     silu_rows_backward(r->din[0], r->dout[0], r->in[0], r->rows * r->out_cols[0], r->stream);
 }
 
+static void swiglu_run(const OpRun *r) {
+    swiglu_forward(r->out[0], r->in[0], r->in[1], r->in_ld[0], r->rows, r->out_cols[0], r->stream);
+}
+
+static void swiglu_back(const OpRun *r) {
+    swiglu_backward(r->din[0], r->din[1], r->dout[0], r->in[0], r->in[1], r->in_ld[0], r->rows,
+                    r->out_cols[0], r->stream);
+}
+
 // ---- norms
 static void norm_run(const OpRun *r) {
     norm_modulate_forward(r->out[0], r->out[1], r->in[0], r->param[0], r->in[1], r->in[2],
@@ -314,6 +323,7 @@ const OpInfo op_table[OP_KINDS] = {
                    .shared = linear_shared, .keep = KEEP_PRODUCT, .needs_in = IN_0, .adds = IN_0},
     [OP_GELU] = {"gelu", gelu_run, gelu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
     [OP_SILU] = {"silu", silu_run, silu_back, .keep = KEEP_CHEAP, .needs_in = IN_0},
+    [OP_SWIGLU] = {"swiglu", swiglu_run, swiglu_back, .keep = KEEP_CHEAP, .needs_in = IN_0 | IN_1},
     [OP_NORM_MODULATE] = {"norm_modulate", norm_run, norm_back, .scratch = norm_room,
                           .keep = KEEP_CHEAP, .needs_in = IN_0 | IN_2, .needs_out = OUT_1,
                           .adds = IN_0},

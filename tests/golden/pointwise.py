@@ -29,4 +29,10 @@ golden.differentiate("bare", gated, golden.normal(3, 72), x=golden.normal(3, 72)
 time = torch.cat([torch.rand(13, generator=golden.generator), torch.tensor([0.0, 1.0])])
 golden.tensors["time.time"] = time
 golden.expect("time", "embedding", timestep_embedding(time), timestep_embedding(time).bfloat16())
+
+for name, T, width in [("swiglu", 20, 96), ("swiglu_odd", 7, 75)]:
+    g = golden.normal(T, width, deviation=2.0)
+    g[0] = torch.linspace(-30, 30, width, dtype=torch.float64).bfloat16().double()
+    golden.differentiate(name, lambda g, u: F.silu(g) * u, golden.normal(T, width), g=g,
+                         u=golden.normal(T, width))
 golden.save()

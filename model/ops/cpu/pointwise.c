@@ -80,6 +80,61 @@ void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, 
     }
 }
 
+void swiglu_forward(real *out, const real *gate, const real *up, int64_t ld, int64_t T, int64_t F,
+                    Stream stream) {
+    (void)stream;
+    const int64_t ahead = rows_ahead(F);
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t begin = 0; begin < F; begin += CHUNK) {
+            const int64_t n = min_i64(F - begin, CHUNK);
+            const real *g = gate + t * ld + begin, *u = up + t * ld + begin;
+            if (t + ahead < T) {
+                fetch(g + ahead * ld, n);
+                fetch(u + ahead * ld, n);
+                fetch(out + (t + ahead) * F + begin, n);
+            }
+            float y[CHUNK];
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) {
+                const float v = to_float(g[i]);
+                y[i] = v * logistic2(limit120(v * LOG2_E)) * to_float(u[i]);
+            }
+            row_store(out + t * F + begin, y, NULL, false, n);
+        }
+    }
+}
+
+// With p = sigmoid(g): (g p)' = p + g p (1 - p).
+void swiglu_backward(real *dgate, real *dup, const real *dout, const real *gate, const real *up,
+                     int64_t ld, int64_t T, int64_t F, Stream stream) {
+    (void)stream;
+    const int64_t ahead = rows_ahead(F);
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t begin = 0; begin < F; begin += CHUNK) {
+            const int64_t n = min_i64(F - begin, CHUNK), at = t * ld + begin;
+            const real *d = dout + t * F + begin, *g = gate + at, *u = up + at;
+            if (t + ahead < T) {
+                fetch(d + ahead * F, n);
+                fetch(g + ahead * ld, n);
+                fetch(u + ahead * ld, n);
+                fetch(dgate + at + ahead * ld, n);
+                fetch(dup + at + ahead * ld, n);
+            }
+            float dg[CHUNK], du[CHUNK];
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) {
+                const float v = to_float(g[i]), p = logistic2(limit120(v * LOG2_E));
+                dg[i] = to_float(d[i]) * to_float(u[i]) * p * (1.0f + v * (1.0f - p));
+                du[i] = to_float(d[i]) * v * p;
+            }
+            row_store(dgate + at, dg, NULL, false, n);
+            row_store(dup + at, du, NULL, false, n);
+        }
+    }
+}
+
 void gate_residual_forward(real *out, const real *x, const real *h, const real *gate, int64_t ldm,
                            const int32_t *segment, int64_t T, int64_t C, Stream stream) {
     (void)stream;

@@ -129,36 +129,136 @@ void silu_rows_backward(float *dx, const float *dout, const real *x, int64_t N, 
            N);
 }
 
-// ---- gated residual
-enum { GATE_ROWS = 4 };  // That a thread treats at once.
+// ---- rows of two tensors
+enum { ROWS = 4 };  // That a thread treats at once.
 
 // Threads that share a row: whole rows where a block holds them.
-static int gate_lanes(int64_t C) {
+static int row_lanes(int64_t C) {
     const int64_t parts = row_parts(C);
     return parts <= THREADS ? (int)round_up(parts, WARP) : 128;
 }
 
-static unsigned gate_columns(int64_t C) {
-    return (unsigned)div_up(row_parts(C), gate_lanes(C));
+static unsigned row_columns(int64_t C) {
+    return (unsigned)div_up(row_parts(C), row_lanes(C));
 }
 
-// A thread owns one part of GATE_ROWS rows, blockDim.y groups of rows to a block, columns by
-// blockIdx.y. 6 bytes per element in bf16; the gate's rows come from the caches.
+// Blocks whose threads own one part of ROWS rows, blockDim.y groups of rows to a block, columns by
+// blockIdx.y.
+static dim3 rows_block(int64_t C) {
+    const int lanes = row_lanes(C);
+    return dim3((unsigned)lanes, (unsigned)max_i64(1, 128 / lanes));
+}
+
+static dim3 rows_grid(int64_t T, int64_t C) {
+    return dim3((unsigned)div_up(T, ROWS * (int64_t)rows_block(C).y), row_columns(C));
+}
+
+static __device__ __forceinline__ int64_t rows_first(void) {
+    return ((int64_t)blockIdx.x * blockDim.y + threadIdx.y) * ROWS;
+}
+
+// First channel of the part that a thread owns of each row.
+static __device__ __forceinline__ int64_t column_channel(void) {
+    return (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * REALS_16;
+}
+
+// 6 bytes per element of out in bf16.
+template <bool WIDE>
+static __global__ void __launch_bounds__(THREADS)
+    swiglu_forward_kernel(real *out, const real *gate, const real *up, int64_t ld, int64_t T,
+                          int64_t F) {
+    const int64_t first = rows_first(), c = column_channel();
+    uint4 raw[ROWS], uraw[ROWS];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        const int64_t t = first + k, columns = t < T ? F : 0;  // 0: nothing is read.
+        raw[k] = part_load<WIDE>(gate + t * ld, c, columns);
+        uraw[k] = part_load<WIDE>(up + t * ld, c, columns);
+    }
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        const int64_t t = first + k;
+        if (t >= T) continue;
+        float y[REALS_16], u[REALS_16];
+        part_floats(y, raw[k]);
+        part_floats(u, uraw[k]);
+        for (int i = 0; i < REALS_16; i++) y[i] *= logistic2(limit120(y[i] * LOG2_E)) * u[i];
+        part_store<WIDE>(out + t * F, c, F, y);
+    }
+}
+
+// With p = sigmoid(g): (g p)' = p + g p (1 - p). Reads 6, writes 4 bytes per element in bf16.
+template <bool WIDE>
+static __global__ void __launch_bounds__(THREADS)
+    swiglu_backward_kernel(real *dgate, real *dup, const real *dout, const real *gate,
+                           const real *up, int64_t ld, int64_t T, int64_t F) {
+    const int64_t first = rows_first(), c = column_channel();
+    uint4 draw[ROWS], raw[ROWS], uraw[ROWS];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        const int64_t t = first + k, columns = t < T ? F : 0;
+        draw[k] = part_load<WIDE>(dout + t * F, c, columns);
+        raw[k] = part_load<WIDE>(gate + t * ld, c, columns);
+        uraw[k] = part_load<WIDE>(up + t * ld, c, columns);
+    }
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        const int64_t t = first + k;
+        if (t >= T) continue;
+        float d[REALS_16], g[REALS_16], u[REALS_16];
+        part_floats(d, draw[k]);
+        part_floats(g, raw[k]);
+        part_floats(u, uraw[k]);
+        for (int i = 0; i < REALS_16; i++) {
+            const float v = g[i], p = logistic2(limit120(v * LOG2_E));
+            g[i] = d[i] * u[i] * p * (1.0f + v * (1.0f - p));
+            u[i] = d[i] * v * p;
+        }
+        part_store<WIDE>(dgate + t * ld, c, F, g);
+        part_store<WIDE>(dup + t * ld, c, F, u);
+    }
+}
+
+void swiglu_forward(real *out, const real *gate, const real *up, int64_t ld, int64_t T, int64_t F,
+                    Stream stream) {
+    const dim3 grid = rows_grid(T, F), block = rows_block(F);
+    if (aligned_16(out, F) && aligned_16(gate, ld) && aligned_16(up, ld)) {
+        LAUNCH(swiglu_forward_kernel<true>, grid, block, 0, stream, out, gate, up, ld, T, F);
+    } else {
+        LAUNCH(swiglu_forward_kernel<false>, grid, block, 0, stream, out, gate, up, ld, T, F);
+    }
+}
+
+void swiglu_backward(real *dgate, real *dup, const real *dout, const real *gate, const real *up,
+                     int64_t ld, int64_t T, int64_t F, Stream stream) {
+    const dim3 grid = rows_grid(T, F), block = rows_block(F);
+    const bool wide = aligned_16(dgate, ld) && aligned_16(dup, ld) && aligned_16(dout, F) &&
+                      aligned_16(gate, ld) && aligned_16(up, ld);
+    if (wide) {
+        LAUNCH(swiglu_backward_kernel<true>, grid, block, 0, stream, dgate, dup, dout, gate, up, ld,
+               T, F);
+    } else {
+        LAUNCH(swiglu_backward_kernel<false>, grid, block, 0, stream, dgate, dup, dout, gate, up,
+               ld, T, F);
+    }
+}
+
+// ---- gated residual
+// 6 bytes per element in bf16; the gate's rows come from the caches.
 template <bool WIDE>
 static __global__ void __launch_bounds__(THREADS)
     gate_residual_forward_kernel(real *out, const real *x, const real *h, const real *gate,
                                  int64_t ldm, const int32_t *segment, int64_t T, int64_t C) {
-    const int64_t first = ((int64_t)blockIdx.x * blockDim.y + threadIdx.y) * GATE_ROWS;
-    const int64_t c = (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * REALS_16;
-    uint4 raw[GATE_ROWS], hraw[GATE_ROWS];
+    const int64_t first = rows_first(), c = column_channel();
+    uint4 raw[ROWS], hraw[ROWS];
 #pragma unroll
-    for (int k = 0; k < GATE_ROWS; k++) {
+    for (int k = 0; k < ROWS; k++) {
         const int64_t t = first + k, columns = t < T ? C : 0;  // 0: nothing is read.
         raw[k] = part_load<WIDE>(x + t * C, c, columns);
         hraw[k] = part_load<WIDE>(h + t * C, c, columns);
     }
 #pragma unroll
-    for (int k = 0; k < GATE_ROWS; k++) {
+    for (int k = 0; k < ROWS; k++) {
         const int64_t t = first + k;
         if (t >= T) continue;
         float y[REALS_16], z[REALS_16], g[REALS_16];
@@ -172,9 +272,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 void gate_residual_forward(real *out, const real *x, const real *h, const real *gate, int64_t ldm,
                            const int32_t *segment, int64_t T, int64_t C, Stream stream) {
-    const int lanes = gate_lanes(C), groups = (int)max_i64(1, 128 / lanes);
-    const dim3 block((unsigned)lanes, (unsigned)groups);
-    const dim3 grid((unsigned)div_up(T, GATE_ROWS * groups), gate_columns(C));
+    const dim3 grid = rows_grid(T, C), block = rows_block(C);
     const bool wide = aligned_16(out, C) && aligned_16(x, C) && aligned_16(h, C) &&
                       aligned_16(gate, gate != NULL ? ldm : 0);
     if (wide) {
@@ -201,29 +299,29 @@ typedef struct {
     Chunks chunks;
 } GateBackward;
 
-// A thread walks the rows of chunk blockIdx.x, GATE_ROWS at once; it owns one part of each, columns
+// A thread walks the rows of chunk blockIdx.x, ROWS at once; it owns one part of each, columns
 // by blockIdx.y, and the sums over them. Reads 4, writes 2 bytes per element in bf16, and writes 4
 // bytes per channel and run.
 template <bool WIDE>
 static __global__ void __launch_bounds__(THREADS, 4) gate_residual_backward_kernel(GateBackward a) {
-    const int64_t c = (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * REALS_16, C = a.C;
+    const int64_t c = column_channel(), C = a.C;
     const int64_t first = blockIdx.x * a.chunks.rows, last = min_i64(a.T, first + a.chunks.rows);
     const int64_t ld = sum_ld(C), chunk = blockIdx.x;
     const bool notes = threadIdx.x == 0 && blockIdx.y == 0;
     float gate[REALS_16] = {}, sum[REALS_16] = {};
     int s = first > 0 ? a.segment[first - 1] : -1;
-    for (int64_t four = first; four < last; four += GATE_ROWS) {
-        uint4 draw[GATE_ROWS], hraw[GATE_ROWS];
-        int segment[GATE_ROWS];
+    for (int64_t four = first; four < last; four += ROWS) {
+        uint4 draw[ROWS], hraw[ROWS];
+        int segment[ROWS];
 #pragma unroll
-        for (int k = 0; k < GATE_ROWS; k++) {
+        for (int k = 0; k < ROWS; k++) {
             const int64_t t = four + k, columns = t < last ? C : 0;
             draw[k] = part_load<WIDE>(a.dout + t * C, c, columns);
             hraw[k] = part_load<WIDE>(a.h + t * C, c, columns);
             segment[k] = t < last ? a.segment[t] : 0;
         }
 #pragma unroll
-        for (int k = 0; k < GATE_ROWS; k++) {
+        for (int k = 0; k < ROWS; k++) {
             const int64_t t = four + k;
             if (t >= last) continue;
             if (t == first || segment[k] != s) {
@@ -259,13 +357,13 @@ void gate_residual_backward(real *dh, float *dgate, const real *dout, const real
     GateBackward a = {
         dh, dout, h, gate, ldm, segment, T, S, C, (int32_t *)scratch, NULL, chunks_of(T, C, 1)};
     a.sums = (float *)((char *)scratch + starts_bytes(S));
-    const dim3 grid((unsigned)a.chunks.count, gate_columns(C));
+    const dim3 grid((unsigned)a.chunks.count, row_columns(C));
     const bool wide =
         aligned_16(dh, C) && aligned_16(dout, C) && aligned_16(h, C) && aligned_16(gate, ldm);
     if (wide) {
-        LAUNCH(gate_residual_backward_kernel<true>, grid, gate_lanes(C), 0, stream, a);
+        LAUNCH(gate_residual_backward_kernel<true>, grid, row_lanes(C), 0, stream, a);
     } else {
-        LAUNCH(gate_residual_backward_kernel<false>, grid, gate_lanes(C), 0, stream, a);
+        LAUNCH(gate_residual_backward_kernel<false>, grid, row_lanes(C), 0, stream, a);
     }
     const RowSum sum = {dgate, a.sums, NULL};
     sums_add(&sum, NULL, ldm, a.start, a.chunks, S, C, stream);
