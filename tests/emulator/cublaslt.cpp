@@ -1,5 +1,6 @@
 #include "tests/emulator/cublasLt.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -46,7 +47,8 @@ struct Preference {
 struct Algo {
     uint16_t set, kind;  // Types, transpositions and epilogue that it is for.
     uint8_t alignment[4], bias_alignment;
-    bool random, strict;  // In what order it sums; whether it does its own sizes only.
+    bool random, strict;  // In what order it sums; whether it does its own sizes only (none does
+                          // under EMULATOR_LENIENT).
     uint32_t depth;       // It sums this many products at a time.
     uint32_t workspace;
     int64_t m, n, k;
@@ -323,6 +325,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t *results,
                                               int *found) {
     Product p = {};
+    emulator::count("plan of a product");
     *found = 0;
     if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
@@ -342,7 +345,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const int64_t mixed = p.m * 7 + p.n * 3 + p.k;
     algo.random = (want.schemes & (CUBLASLT_REDUCTION_SCHEME_INPLACE |
                                    CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
-    algo.strict = mixed % 5 == 0;
+    algo.strict = mixed % 5 == 0 && getenv("EMULATOR_LENIENT") == nullptr;
     algo.depth = (uint32_t)(16 + 8 * (mixed % 7));
     algo.workspace = (uint32_t)min_i64((int64_t)want.workspace, 4096);
     algo.m = p.m;

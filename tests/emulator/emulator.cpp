@@ -12,6 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <map>
+#include <string>
+
 namespace emulator {
 
 // One for the program.
@@ -21,7 +24,9 @@ static struct {
     uint64_t seed, random;
     enum { UP, DOWN, RANDOM } order;
     cudaError_t error;
+    int64_t rank;
 } state;
+static std::map<std::string, int64_t> &counts = *new std::map<std::string, int64_t>();
 
 std::recursive_mutex &lock() {
     return state.lock;
@@ -32,7 +37,19 @@ static int64_t environment(const char *name, int64_t otherwise) {
     return text != NULL && *text != '\0' ? strtoll(text, NULL, 10) : otherwise;
 }
 
+// One line "COUNT WHAT" for each.
+static void write_counts() {
+    const char *prefix = getenv("EMULATOR_COUNTS");
+    if (prefix == NULL || *prefix == '\0') return;
+    const std::string path = std::string(prefix) + "." + std::to_string(state.rank);
+    FILE *file = fopen(path.c_str(), "w");
+    if (file == NULL) return;
+    for (const auto &i : counts) fprintf(file, "%ld %s\n", i.second, i.first.c_str());
+    fclose(file);
+}
+
 static void at_end(int status, void *) {
+    write_counts();
     if (status == 0 || status == 77) return;
     fprintf(stderr, "emulator: this was EMULATOR_SEED=%lu EMULATOR_ORDER=%s\n", state.seed,
             state.order == state.UP     ? "up"
@@ -51,8 +68,8 @@ static void start() {
     state.order = name == "up" ? state.UP : name == "down" ? state.DOWN : state.RANDOM;
     state.seed = (uint64_t)environment("EMULATOR_SEED", 1);
     // Ranks differ from each other; rank 0 is like a program alone.
-    const int64_t rank = environment("OMPI_COMM_WORLD_RANK", environment("PMI_RANK", 0));
-    state.random = (state.seed << 16) + (uint64_t)rank;
+    state.rank = environment("OMPI_COMM_WORLD_RANK", environment("PMI_RANK", 0));
+    state.random = (state.seed << 16) + (uint64_t)state.rank;
     on_exit(at_end, NULL);
 }
 
@@ -68,6 +85,12 @@ uint32_t random_below(uint32_t n) {
 bool downwards() {
     start();
     return state.order == state.DOWN || (state.order == state.RANDOM && random_below(2) == 1);
+}
+
+void count(const char *what) {
+    const std::lock_guard<std::recursive_mutex> guard(lock());
+    start();
+    counts[what]++;
 }
 
 cudaError_t report(cudaError_t error) {

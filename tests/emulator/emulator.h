@@ -37,6 +37,10 @@ struct Unlocked {
     ~Unlocked();
 };
 
+// Counts what is made: memory, streams, events, plans, communicators. What was made how often is in
+// EMULATOR_COUNTS.RANK at the end where EMULATOR_COUNTS is set.
+void count(const char *what);
+
 // Errors stay until cudaGetLastError. Returns `error`.
 cudaError_t report(cudaError_t error);
 

@@ -124,6 +124,7 @@ static bool overruns(const void *memory, uint64_t bytes) {
 
 static cudaError_t allocate_host(void **memory, uint64_t bytes, cudaMemoryType type) {
     const Guard guard(lock());
+    count(type == cudaMemoryTypeManaged ? "managed memory" : "pinned memory");
     *memory = NULL;
     if (bytes == 0) return cudaSuccess;
     if (posix_memalign(memory, 256, bytes) != 0) return report(cudaErrorMemoryAllocation);
@@ -191,6 +192,7 @@ bool emulator_on_device(const void *memory, size_t bytes) {
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
     const Guard guard(lock());
+    count("device memory");
     start();
     *memory = NULL;
     if (bytes == 0) return cudaSuccess;

@@ -282,6 +282,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank) {
     if (ranks < 1 || rank < 0 || rank >= ranks) return ncclInvalidArgument;
     if (state.depth > 0) FAULT("nccl: one process has one device: no communicators in groups");
+    count("communicator");
     *comm = new ncclComm();
     (*comm)->mpi = MPI_COMM_NULL;
     (*comm)->rank = rank;

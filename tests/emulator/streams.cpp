@@ -191,6 +191,7 @@ cudaError_t cudaDeviceReset() {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     const Guard guard(lock());
+    count("stream");
     if (flags != cudaStreamNonBlocking) return report(cudaErrorNotSupported);
     find(NULL);
     state.streams.push_back(new CUstream_st());
@@ -247,6 +248,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     const Guard guard(lock());
+    count("event");
     *event = new CUevent_st();
     (*event)->timing = !(flags & cudaEventDisableTiming);
     state.events.insert(*event);
