@@ -44,9 +44,9 @@ digest() {
     (cd "$folder" && find . -type f | sort | xargs sha256sum | sha256sum | cut -c1-16)
 }
 
-# same NAME WANT: the digest must be WANT.
+# same NAME WANT: the digest of the last step ($steps, or 20) must be WANT.
 same() {
-    got=$(digest "$1")
+    got=$(digest "$1" "${steps:-20}")
     [ "$got" = "$2" ] || say "$1: checkpoint $got, want $2"
 }
 
@@ -58,7 +58,7 @@ losses() {
 # close NAME NAME TOLERANCE: the loss curves agree, relative, over as many steps ($steps, or 20).
 close() {
     losses "$1" >"$work/a"
-    losses "$2" >"$work/b"
+    losses "$2" | head -n "${steps:-20}" >"$work/b"
     [ "$(wc -l <"$work/a")" -eq "${steps:-20}" ] ||
         say "$1 has $(wc -l <"$work/a") losses, not ${steps:-20}"
     paste "$work/a" "$work/b" | awk -v tolerance="$3" -v a="$1" -v b="$2" '
