@@ -3,6 +3,7 @@
 // number of threads; no tokens at all.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/product.h"
 #include "tests/op_check.h"
