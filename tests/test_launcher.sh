@@ -41,8 +41,11 @@ says 0 'cpu-fp32 sample step --count 2' \
 says 0 'cpu-fp32 sample step run.device=gpu run.precision=fp32' \
     sample step run.device=gpu run.precision=fp32
 
+build cuda-bf16 # As make PRECISION=bf16 leaves it.
+says 0 'cuda-bf16 plan none.yaml run.device=cuda' plan none.yaml run.device=cuda
+says 78 "kintoun: cannot start $folder/build/cuda-fp32/kintoun; run make" \
+    plan none.yaml run.device=cuda run.precision=fp32
 build cuda-fp32
-build cuda-bf16
 # A plan may be for another machine; what computes needs a GPU.
 says 0 'cuda-bf16 plan none.yaml run.device=cuda' plan none.yaml run.device=cuda
 says 0 'cuda-fp32 plan none.yaml run.device=cuda run.precision=fp32' \
@@ -56,4 +59,25 @@ else
 'run.device=cpu' train "$folder/cuda.yaml"
     says 0 'cpu-fp32 data info x' data info x run.precision=fp32
 fi
+
+# Libraries that were there when it was linked, by names that no system has.
+echo 'int f(void); int main(void) { return f(); }' >"$folder/main.c"
+echo 'int f(void) { return 0; }' >"$folder/f.c"
+for name in libfirst_lost.so.9 libsecond_lost.so.2; do
+    cc -shared -fPIC -Wl,-soname,$name "$folder/f.c" -o "$folder/$name" || failed=1
+done
+cc -Wl,--no-as-needed -Wl,-rpath,"$folder" "$folder/main.c" "$folder/libfirst_lost.so.9" \
+    "$folder/libsecond_lost.so.2" -o "$folder/build/cuda-fp32/kintoun" || failed=1
+echo "CUDA_FOLDERS := $folder" >"$folder/build/cuda.mk"
+plan='plan none.yaml run.device=cuda run.precision=fp32'
+says 0 '' $plan
+lost() { # NAME...: these are missing.
+    says 1 "kintoun: libraries of the CUDA program are missing: $*, looked for in \
+LD_LIBRARY_PATH, where make found them ( $folder ) and in the system's folders; install them, add \
+their folder to LD_LIBRARY_PATH, or set run.device=cpu" $plan
+}
+rm "$folder/libfirst_lost.so.9"
+lost libfirst_lost.so.9
+rm "$folder/libsecond_lost.so.2"
+lost libfirst_lost.so.9 libsecond_lost.so.2
 exit $failed
