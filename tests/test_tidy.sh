@@ -7,7 +7,8 @@ failed=0
 here=$(dirname "$0")
 reset() {
     rm -rf "$folder"
-    mkdir -p "$folder/base" "$folder/model/ops/cuda" "$folder/data" "$folder/tests"
+    mkdir -p "$folder/base" "$folder/parallel" "$folder/model/ops/cuda" "$folder/data" \
+        "$folder/tests"
     cp "$here/../.clang-format" "$folder"
     printf '#include <yaml.h>\n\n#include "base/z.h"\n\nint x_sum(int a) {\n    return a;\n}\n' \
         >"$folder/base/x.c"
@@ -35,6 +36,8 @@ echo '#include "model/y.h"' | expect base/y.c 'base/ may not include model/'
 echo '#include "parallel/y.h"' | expect data/y.c 'data/ may not include parallel/'
 echo '#include "train/y.h"' | expect model/y.c 'model/ may not include train/'
 echo '#include <mpi.h>' | expect model/y.c 'belongs to parallel/ alone'
+echo '#include <nccl.h>' | expect parallel/y.c 'belongs to parallel/cuda/ alone'
+echo '#include <nccl.h>' | expect model/ops/cuda/y.c 'belongs to parallel/cuda/ alone'
 echo '#include <cuda_runtime.h>' | expect model/y.c 'belongs to folders called cuda'
 echo '#include <yaml.h>' | expect data/y.c 'already included by base/x.c'
 for word in assert exit atoi strcpy strcat sprintf rand; do

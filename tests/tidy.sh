@@ -41,8 +41,10 @@ problems=$(
             complain(folder "/ may not include " part[2] "/, only: " may[folder])
     }
     /^#include </ {
-        if ($2 ~ /<(mpi|nccl)\.h>/ && folder != "parallel" && FILENAME !~ /^tests\/emulator\//)
+        if ($2 == "<mpi.h>" && FILENAME !~ /^(parallel|tests\/emulator)\//)
             complain($2 " belongs to parallel/ alone")
+        if ($2 == "<nccl.h>" && FILENAME !~ /^(parallel\/cuda|tests\/emulator)\//)
+            complain($2 " belongs to parallel/cuda/ alone")
         if ($2 ~ /<(cuda|cublas|cudnn|nvrtc)/ && FILENAME !~ /\/cuda\//)
             complain($2 " belongs to folders called cuda alone")
         if ($2 ~ /<(dnnl|yaml)\.h>/ && ($2 in door) && door[$2] != FILENAME)
