@@ -1,7 +1,7 @@
 #!/bin/sh
 # A step makes nothing: no memory of the device, pinned or managed, no stream, event, communicator
-# or plan of a product. The emulator counts them in whole runs, of images and then videos too, that
-# differ in their steps and saves alone.
+# or plan of a product; on the CPU no memory of the device and no primitive of oneDNN. They are
+# counted in whole runs, of images and then videos too, that differ in their steps and saves alone.
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
 build=build/emulator-fp32
@@ -46,5 +46,11 @@ check() {
 }
 
 check model.recompute=block model.offload=true
+check model.recompute=cheap parallel.sequence=2
+
+build=build/cpu-fp32
+cc -std=c11 -shared -fPIC tests/counted.c -o "$work/counted.so" -ldl || say "no tests/counted.c"
+export LD_PRELOAD="$PWD/$work/counted.so"
+check model.recompute=block
 check model.recompute=cheap parallel.sequence=2
 exit $failed
