@@ -1,6 +1,7 @@
 // Speed of the products of a training step: forward with bias, input gradient, weight and bias
 // gradient in TFLOP/s, and as a share of one plain library product of the same N and K with at
-// least 2,048 rows, measured in the same run. Random numbers; threads by OMP_NUM_THREADS.
+// least 2,048 rows, measured in the same run; where GELU is part of a product, the forward with it
+// and the input gradient through it, too. Random numbers; threads by OMP_NUM_THREADS.
 //     products [T N K]...
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@ enum { ROUNDS = 12 };
 
 typedef struct {
     int64_t T, N, K;
-    real *x, *w, *bias, *out;
+    real *x, *w, *bias, *out, *gelu;  // gelu: room for [T, N] and for [T, K].
     float *dw, *db;
 } Layer;
 
@@ -32,6 +33,14 @@ static void backward_weight(const Layer *l) {
     linear_backward_weight(l->dw, l->db, l->out, l->N, l->x, l->K, l->T, l->N, l->K, NULL);
 }
 
+static void forward_gelu(const Layer *l) {
+    linear_gelu_forward(l->out, l->gelu, l->x, l->K, l->w, l->bias, l->T, l->N, l->K, NULL);
+}
+
+static void backward_input_gelu(const Layer *l) {
+    linear_gelu_backward_input(l->gelu, l->x, l->out, l->N, l->w, l->T, l->N, l->K, NULL);
+}
+
 // Seconds of one call, a mean over about 5 ms.
 static double seconds_of(void (*run)(const Layer *), const Layer *l, int64_t *repeats) {
     const double start = clock_seconds();
@@ -43,20 +52,24 @@ static double seconds_of(void (*run)(const Layer *), const Layer *l, int64_t *re
 }
 
 static void bench(int64_t T, int64_t N, int64_t K) {
-    static void (*const run[3])(const Layer *) = {forward, backward_input, backward_weight};
-    static const char *const names[3] = {"forward", "input", "weight"};
+    static void (*const run[5])(const Layer *) = {forward, backward_input, backward_weight,
+                                                  forward_gelu, backward_input_gelu};
+    static const char *const names[5] = {"forward", "input", "weight", "gelu", "input gelu"};
+    const int runs = linear_gelu_fused() ? 5 : 3;
     Layer l = {.T = T, .N = N, .K = K};
     l.x = random_reals("x", T * K);
     l.w = random_reals("w", N * K);
     l.bias = random_reals("bias", N);
     l.out = device_allocate("out", T * N * (int64_t)sizeof(real));
+    l.gelu = device_allocate("gelu", T * max_i64(N, K) * (int64_t)sizeof(real));
     l.dw = device_allocate("dw", N * K * (int64_t)sizeof(float));
     l.db = device_allocate("db", N * (int64_t)sizeof(float));
     linear_prepare(T, N, K, false);
-    double best[3] = {INFINITY, INFINITY, INFINITY}, plain = 0;
-    int64_t repeats[3] = {1, 1, 1};
+    linear_gelu_prepare(T, N, K);
+    double best[5] = {INFINITY, INFINITY, INFINITY, INFINITY, INFINITY}, plain = 0;
+    int64_t repeats[5] = {1, 1, 1, 1, 1};
     for (int round = 0; round < ROUNDS; round++) {
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; i < runs; i++) {
             const double seconds = seconds_of(run[i], &l, &repeats[i]);
             if (round > 0) best[i] = fmin(best[i], seconds);
         }
@@ -65,11 +78,11 @@ static void bench(int64_t T, int64_t N, int64_t K) {
     const double flops = 2.0 * (double)T * (double)N * (double)K;
     printf("%s %s T %6lld N %5lld K %5lld: plain %7.3f TFLOP/s;", device_backend(), REAL_NAME,
            (long long)T, (long long)N, (long long)K, 1e-12 * plain);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < runs; i++) {
         printf(" %s %7.3f (%.2f)", names[i], 1e-12 * flops / best[i], flops / best[i] / plain);
     }
     printf("\n");
-    void *const all[] = {l.x, l.w, l.bias, l.out, l.dw, l.db};
+    void *const all[] = {l.x, l.w, l.bias, l.out, l.gelu, l.dw, l.db};
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) device_free(all[i]);
 }
 

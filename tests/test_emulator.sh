@@ -34,6 +34,7 @@ for program in $release $debug; do
     for order in up down random; do
         EMULATOR_ORDER=$order $program right >/dev/null || complain "right: $program $order"
     done
+    $program product >/dev/null || complain "product: $program"
     timeout 60 mpirun -np 2 $program transport >/dev/null || complain "transport: $program"
 done
 for seed in 1 2 3 4 5; do
@@ -55,6 +56,7 @@ finds $release short "the mask ffffffff names lanes that the last warp lacks: it
 finds $release masks "16 of 32 threads wait in their warp (the first is 0, for the lanes ffffffff)"
 finds $release threads "kernel of 1 x 1 x 1 blocks of 2048 x 1 threads: invalid configuration"
 finds $release memory "invalid argument"
+finds $release overlaps "cublasLtMatmul: operand D overlaps operand B"
 finds $release host "the host touched memory of the device at"
 finds $release counts "all_gather #0 of 127 elements of type 7" 2
 finds $release calls "calls broadcast #0 of 128 elements of type 7, root 0" 2

@@ -11,7 +11,8 @@
 // out = gelu(x), tanh form: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). N elements. Local,
 // as all here.
 void gelu_forward(real *out, const real *x, int64_t N, Stream stream);
-void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream);  // dx =
+// dx = dout gelu'(x); dx may be dout.
+void gelu_backward(real *dx, const real *dout, const real *x, int64_t N, Stream stream);
 
 // out = x sigmoid(x). For rows of one value per segment, whose gradients are float: dx +=.
 void silu_forward(real *out, const real *x, int64_t N, Stream stream);

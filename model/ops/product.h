@@ -19,6 +19,18 @@ void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const re
 void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout, int64_t lddo,
                            const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
 
+// Two ops that take GELU (model/ops/pointwise.h) along: z = W x + b and g = gelu(z), both [T, N];
+// and dz = (dout W) gelu'(z), all but dout without gaps: the gradient of z for
+// linear_backward_input of x = gelu(z) [T, K]. Where linear_gelu_fused, that is one call of the
+// library if it has one for the shape, and GELU is taken of the sum before z is rounded (gelu'
+// multiplies it before the gradient of x is): g and dz are not the bits of the two ops one after
+// the other, which elsewhere they are.
+void linear_gelu_forward(real *z, real *g, const real *x, int64_t ldx, const real *w, const real *b,
+                         int64_t T, int64_t N, int64_t K, Stream stream);
+void linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
+                                const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
+bool linear_gelu_fused(void);
+
 // dw += dout^T x [N, K]; db += column sums of dout [N] (NULL: no bias).
 void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream);
@@ -32,6 +44,9 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
 // nothing: the library's plans, and the scratch that all products share and take turns in. `rows`:
 // for linear_forward with linear_rows_backward.
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
+
+// The same for the two ops with GELU, after linear_prepare.
+void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K);
 
 // Bytes of the scratch that linear_prepare makes for this product. All products of a process share
 // the largest.

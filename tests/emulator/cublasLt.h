@@ -1,12 +1,15 @@
 // Stand-in for cuBLASLt, for C and C++: the part of it that model/ops/cuda/product.c uses, with the
 // library's names and numbers. Products are computed on the CPU, queued in the stream. What the
 // library would refuse is refused: sizes that do not fit, columns closer than they are long, types
-// it has no kernels for, operands less aligned than was promised, too small a workspace. And what
-// callers must not rely on shows:
+// it has no kernels for, operands less aligned than was promised, too small a workspace, auxiliary
+// matrices of epilogues that do not start at 16 bytes or whose columns are no multiple of 8
+// elements apart. Results that overlap what is read end the program. And what callers must not rely
+// on shows:
 // - An algorithm sums in an order of its own: who takes another one gets other bits.
 // - Some algorithms refuse sizes other than those that they were chosen for.
 // - One chosen with leave to add up parts in the output sums in a random order.
 // - A product overwrites the workspace.
+// - For sums of less than 16 products there is no algorithm with GELU.
 #ifndef TESTS_EMULATOR_CUBLASLT_H
 #define TESTS_EMULATOR_CUBLASLT_H
 
@@ -35,6 +38,9 @@ typedef cudaDataType cudaDataType_t;
 typedef enum {
     CUBLASLT_EPILOGUE_DEFAULT = 1,
     CUBLASLT_EPILOGUE_BIAS = 4,
+    CUBLASLT_EPILOGUE_GELU_AUX = 32 | 128,
+    CUBLASLT_EPILOGUE_GELU_AUX_BIAS = CUBLASLT_EPILOGUE_GELU_AUX | CUBLASLT_EPILOGUE_BIAS,
+    CUBLASLT_EPILOGUE_DGELU = 64 | 128,
 } cublasLtEpilogue_t;
 
 typedef enum {
@@ -50,6 +56,8 @@ typedef enum {
     CUBLASLT_MATMUL_DESC_TRANSB = 4,
     CUBLASLT_MATMUL_DESC_EPILOGUE = 7,
     CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,
+    CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER = 11,
+    CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12,
 } cublasLtMatmulDescAttributes_t;
 
 typedef enum {

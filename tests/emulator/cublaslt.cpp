@@ -1,5 +1,6 @@
 #include "tests/emulator/cublasLt.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,7 +35,8 @@ struct Op {
     cudaDataType scale;
     int32_t transposed[2];
     uint32_t epilogue;
-    const void *bias;
+    const void *bias, *aux;
+    int64_t aux_ld;
 };
 
 struct Preference {
@@ -80,7 +82,15 @@ int64_t size_of(cudaDataType type) {
 }
 
 bool has_bias(const Op &op) {
-    return op.epilogue != CUBLASLT_EPILOGUE_DEFAULT;
+    return (op.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
+}
+
+bool has_gelu(const Op &op) {
+    return (op.epilogue & CUBLASLT_EPILOGUE_GELU_AUX) == CUBLASLT_EPILOGUE_GELU_AUX;
+}
+
+bool has_aux(const Op &op) {
+    return has_gelu(op) || op.epilogue == CUBLASLT_EPILOGUE_DGELU;
 }
 
 // The largest power of two up to 16 that divides x.
@@ -129,6 +139,12 @@ cublasStatus_t describe(Product *p, const cublasLtMatmulDescOpaque_t *op,
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (has_bias(p->op) && p->op.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!has_aux(p->op)) return CUBLAS_STATUS_SUCCESS;
+    const int64_t ld = p->op.aux_ld;
+    if (p->op.aux == nullptr || (uintptr_t)p->op.aux % 16 != 0 || ld < p->m || ld % 8 != 0) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (p->k < 16) return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -176,6 +192,29 @@ std::vector<float> rows_of(const Product &p, int which, bool as_stored) {
     return rows;
 }
 
+// tanh form, and its slope.
+double gelu(double x) {
+    return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
+
+double gelu_slope(double x) {
+    const double t = tanh(0.7978845608028654 * (x + 0.044715 * x * x * x));
+    return 0.5 * (1.0 + t) +
+           0.5 * x * (1.0 - t * t) * 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
+// What becomes of element (i, j) of the product before it is stored.
+float epilogue(const Product &p, int64_t i, int64_t j, float x) {
+    const cudaDataType type = p.operand[3].type;
+    const int64_t at = j * p.op.aux_ld + i;
+    if (has_bias(p.op)) x += load(p.op.bias, type, i);
+    if (has_gelu(p.op)) {
+        store((void *)p.op.aux, type, at, x);
+        return (float)gelu(x);
+    }
+    return has_aux(p.op) ? (float)(x * gelu_slope(load(p.op.aux, type, at))) : x;
+}
+
 void multiply(const Product &p, const Algo &algo, void *workspace) {
     memset(workspace, 0xff, algo.workspace);
     const std::vector<float> a = rows_of(p, 0, !p.op.transposed[0]);
@@ -204,26 +243,47 @@ void multiply(const Product &p, const Algo &algo, void *workspace) {
         for (int64_t i = 0; i < m; i++) {
             float x = p.alpha * sum[(size_t)i];
             if (p.beta != 0) x += p.beta * load(p.at[2], C.type, j * C.ld + i);
-            if (has_bias(p.op)) x += load(p.op.bias, D.type, i);
-            store((void *)p.at[3], D.type, j * D.ld + i, x);
+            store((void *)p.at[3], D.type, j * D.ld + i, epilogue(p, i, j, x));
         }
     }
 }
 
-// A device would fault on memory that is not its own.
+// From the first to the last byte of something that a product touches.
+struct Range {
+    const char *name, *begin;
+    int64_t bytes;
+    bool written;
+};
+
+Range range_of(const char *name, const void *at, const Layout &l, bool written) {
+    return {name, (const char *)at, ((l.columns - 1) * l.ld + l.rows) * size_of(l.type), written};
+}
+
+// A device would fault on memory that is not its own, and blocks that write what others have yet to
+// read would give something else each time. C may be D.
 void check_memory(const Product &p, const void *workspace, size_t bytes) {
-    for (int i = 0; i < 4; i++) {
-        const Layout &l = p.operand[i];
-        const int64_t extent = ((l.columns - 1) * l.ld + l.rows) * size_of(l.type);
-        if (emulator_on_device(p.at[i], (size_t)extent)) continue;
-        FAULT("cublasLtMatmul: operand %c is not memory of the device", "ABCD"[i]);
+    const Layout &D = p.operand[3];
+    const Layout vector = {SET, D.type, p.m, 1, p.m}, aux = {SET, D.type, p.m, p.n, p.op.aux_ld};
+    std::vector<Range> ranges = {range_of("operand A", p.at[0], p.operand[0], false),
+                                 range_of("operand B", p.at[1], p.operand[1], false),
+                                 range_of("operand D", p.at[3], D, true),
+                                 {"the workspace", (const char *)workspace, (int64_t)bytes, true}};
+    if (has_bias(p.op)) ranges.push_back(range_of("the bias", p.op.bias, vector, false));
+    if (has_aux(p.op)) {
+        ranges.push_back(range_of("the auxiliary matrix", p.op.aux, aux, has_gelu(p.op)));
     }
-    const int64_t size = size_of(p.operand[3].type);
-    if (has_bias(p.op) && !emulator_on_device(p.op.bias, (size_t)(p.m * size))) {
-        FAULT("cublasLtMatmul: the bias is not memory of the device");
+    if (p.at[2] != p.at[3]) {
+        ranges.push_back(range_of("operand C", p.at[2], p.operand[2], false));
     }
-    if (!emulator_on_device(workspace, bytes)) {
-        FAULT("cublasLtMatmul: the workspace is not memory of the device");
+    for (const Range &r : ranges) {
+        if (!emulator_on_device(r.begin, (size_t)r.bytes)) {
+            FAULT("cublasLtMatmul: %s is not memory of the device", r.name);
+        }
+        for (const Range &w : ranges) {
+            const bool apart = w.begin + w.bytes <= r.begin || r.begin + r.bytes <= w.begin;
+            if (&w == &r || !w.written || apart) continue;
+            FAULT("cublasLtMatmul: %s overlaps %s", w.name, r.name);
+        }
     }
 }
 
@@ -263,7 +323,7 @@ cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t layout, cudaDataT
 
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t op, cublasComputeType_t compute,
                                       cudaDataType_t scale) {
-    poke(op, Op{SET, compute, scale, {0, 0}, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
+    poke(op, Op{SET, compute, scale, {0, 0}, CUBLASLT_EPILOGUE_DEFAULT, nullptr, nullptr, 0});
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -284,6 +344,12 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op,
             break;
         case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
             ok = ok && read(&o.bias, value, bytes);
+            break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+            ok = ok && read(&o.aux, value, bytes);
+            break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+            ok = ok && read(&o.aux_ld, value, bytes);
             break;
         default:
             ok = false;

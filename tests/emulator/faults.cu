@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/cuda/kernel.cuh"
+#include "tests/emulator/cublasLt.h"
 
 extern "C" {
 #include "parallel/comm.h"
@@ -190,6 +191,47 @@ static int transport(Case *c, Comm *world, const char *what) {
     return wrong;
 }
 
+// D [4, 16] = gelu(other [4, 16] device [16, 16]^T), and what GELU is taken of, `ld` apart, in aux.
+static cublasStatus_t product_status(Case *c, float *D, float *aux, int64_t ld) {
+    static const cublasOperation_t transposed = CUBLAS_OP_T;
+    static const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_GELU_AUX;
+    static const float one = 1, zero = 0;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDescOpaque_t op;
+    cublasLtMatrixLayoutOpaque_t a, b;
+    cublasLtMatmulPreferenceOpaque_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    int found = 0;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescInit(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulDescSetAttribute(&op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, 4);
+    cublasLtMatmulDescSetAttribute(&op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, 4);
+    cublasLtMatmulDescSetAttribute(&op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, 8);
+    cublasLtMatmulDescSetAttribute(&op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ld, 8);
+    cublasLtMatrixLayoutInit(&a, CUDA_R_32F, 16, 16, 16);
+    cublasLtMatrixLayoutInit(&b, CUDA_R_32F, 16, 4, 16);
+    cublasLtMatmulPreferenceInit(&preference);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, &op, &a, &b, &b, &b,
+                                                                 &preference, 1, &result, &found);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    return cublasLtMatmul(handle, &op, &one, c->device, &a, c->other, &b, &zero, D, &b, D, &b,
+                          &result.algo, c->other + 240, 64, NULL);
+}
+
+// Auxiliary matrices as they may and may not be; or D is what is still being read.
+static int product(Case *c, bool overlaps) {
+    float *D = c->other + 64, *aux = c->other + 128;
+    if (overlaps) return product_status(c, c->other, aux, 16) == CUBLAS_STATUS_SUCCESS;
+    const bool right = product_status(c, D, aux, 16) == CUBLAS_STATUS_SUCCESS &&
+                       product_status(c, D, aux, 24) == CUBLAS_STATUS_SUCCESS &&
+                       product_status(c, D, aux, 20) == CUBLAS_STATUS_INVALID_VALUE &&
+                       product_status(c, D, aux, 8) == CUBLAS_STATUS_INVALID_VALUE &&
+                       product_status(c, D, aux + 2, 16) == CUBLAS_STATUS_INVALID_VALUE &&
+                       product_status(c, D, NULL, 16) == CUBLAS_STATUS_INVALID_VALUE;
+    printf(right ? "right\n" : "wrong\n");
+    return !right;
+}
+
 static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -238,6 +280,8 @@ static int run(Case *c, Comm *world, const char *what) {
     if (is("read")) return host_early(c, false, false);
     if (is("late")) return host_early(c, true, true) || host_early(c, false, true);
     if (is("counts") || is("calls") || is("transport")) return transport(c, world, what);
+    if (is("product")) return product(c, false);
+    if (is("overlaps")) return product(c, true);
     if (is("speed")) return speed(c);
     stream_wait(NULL);
     printf("not found\n");

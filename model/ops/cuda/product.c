@@ -6,28 +6,46 @@
 #include "base/cuda/cuda.h"
 #include "base/numbers.h"
 #include "model/ops/cuda/product_rows.h"
+#include "model/ops/pointwise.h"
 
 // cuBLASLt sees matrices by columns, so a matrix [R, C] of ours, rows ld apart, is its C x R with
 // columns ld apart:
 //     out [T, N] = x w^T       N x T = (w: K x N)^T (x: K x T)
 //     dx [T, K] = dout w       K x T = (w: K x N) (dout: N x T)
 //     dw [N, K] += dout^T x    K x N = (x: K x T) (dout: N x T)^T
+// With GELU, the epilogue's auxiliary matrix is what GELU is taken of, stored as D is:
+//     g = gelu(z), z = x w^T + b       D: g, auxiliary: z, written
+//     dz = (dout w) gelu'(z)           D: dz, auxiliary: z, read
 typedef enum {
     PRODUCT_FORWARD,
     PRODUCT_BIAS,         // Forward, and the bias added.
+    PRODUCT_GELU,         // Forward, and GELU.
+    PRODUCT_GELU_BIAS,    // Forward, the bias added, and GELU.
     PRODUCT_INPUT,        // dx.
+    PRODUCT_INPUT_GELU,   // dz.
     PRODUCT_INPUT_FLOAT,  // dx in float.
     PRODUCT_WEIGHT,       // dw, float.
 } Kind;
 
-static const char *const kind_name[] = {"forward", "forward with bias", "input gradient",
-                                        "float input gradient", "weight gradient"};
+static const struct {
+    const char *name;
+    cublasLtEpilogue_t epilogue;
+} kinds[] = {
+    [PRODUCT_FORWARD] = {"forward", CUBLASLT_EPILOGUE_DEFAULT},
+    [PRODUCT_BIAS] = {"forward with bias", CUBLASLT_EPILOGUE_BIAS},
+    [PRODUCT_GELU] = {"forward with GELU", CUBLASLT_EPILOGUE_GELU_AUX},
+    [PRODUCT_GELU_BIAS] = {"forward with bias and GELU", CUBLASLT_EPILOGUE_GELU_AUX_BIAS},
+    [PRODUCT_INPUT] = {"input gradient", CUBLASLT_EPILOGUE_DEFAULT},
+    [PRODUCT_INPUT_GELU] = {"input gradient through GELU", CUBLASLT_EPILOGUE_DGELU},
+    [PRODUCT_INPUT_FLOAT] = {"float input gradient", CUBLASLT_EPILOGUE_DEFAULT},
+    [PRODUCT_WEIGHT] = {"weight gradient", CUBLASLT_EPILOGUE_DEFAULT},
+};
 
 // Everything but T that the library's choice of an algorithm depends on. ldx: of rows of x or dx;
 // ldo: of out or dout.
 typedef struct {
     Kind kind;
-    bool aligned;  // All that is read and written may be by 16 bytes.
+    uint32_t alignment;  // Bytes: 16, or the power of two that all pointers and rows start at.
     int64_t N, K, ldx, ldo;
 } Shape;
 
@@ -56,14 +74,15 @@ static struct {
     Plan plan[PLANS_MAX];
 } library;
 
-#define LT_CHECK(call, s, T)                                                                     \
-    do {                                                                                         \
-        const cublasStatus_t status_ = (call);                                                   \
-        CHECK(status_ == CUBLAS_STATUS_SUCCESS,                                                  \
-              "cuBLASLt: %s: %s; %s %s of T %lld, N %lld, K %lld, rows %lld and %lld apart, %s", \
-              #call, cublasLtGetStatusString(status_), REAL_NAME, kind_name[(s)->kind],          \
-              (long long)(T), (long long)(s)->N, (long long)(s)->K, (long long)(s)->ldx,         \
-              (long long)(s)->ldo, (s)->aligned ? "aligned" : "not aligned");                    \
+#define LT_CHECK(call, s, T)                                                             \
+    do {                                                                                 \
+        const cublasStatus_t status_ = (call);                                           \
+        CHECK(status_ == CUBLAS_STATUS_SUCCESS,                                          \
+              "cuBLASLt: %s: %s; %s %s of T %lld, N %lld, K %lld, rows %lld and %lld "   \
+              "apart, aligned to %u bytes",                                              \
+              #call, cublasLtGetStatusString(status_), REAL_NAME, kinds[(s)->kind].name, \
+              (long long)(T), (long long)(s)->N, (long long)(s)->K, (long long)(s)->ldx, \
+              (long long)(s)->ldo, (s)->alignment);                                      \
     } while (0)
 
 static int log2_floor(int64_t x) {
@@ -80,6 +99,14 @@ static int64_t class_end(int64_t T) {
     return T <= SINGLE ? T : round_up(T, (int64_t)1 << (log2_floor(T - 1) - 3));
 }
 
+// The operands by the library's names; D is written, or added to.
+typedef struct {
+    const void *a, *b;
+    void *d;
+    bool add;
+    const real *bias, *gelu;  // gelu: the auxiliary matrix, rows as far apart as D's.
+} Operands;
+
 // A product as the library wants it told.
 typedef struct {
     cublasLtMatmulDescOpaque_t op;
@@ -95,25 +122,31 @@ static void layout(cublasLtMatrixLayoutOpaque_t *l, bool is_float, int64_t rows,
 #define ATTRIBUTE(op, name, value, s, T) \
     LT_CHECK(cublasLtMatmulDescSetAttribute(op, name, &(value), sizeof(value)), s, T)
 
-static Terms terms_of(const Shape *s, int64_t T, const real *bias) {
+static Terms terms_of(const Shape *s, int64_t T, const Operands *o) {
     Terms t;
     const int64_t N = s->N, K = s->K;
     // fp32 is fp32: the TF32 of tensor cores would be another compute type.
     LT_CHECK(cublasLtMatmulDescInit(&t.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), s, T);
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE, kinds[s->kind].epilogue, s, T);
+    if (o->bias != NULL) ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o->bias, s, T);
+    if (o->gelu != NULL) {
+        ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o->gelu, s, T);
+        ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD,
+                  *(s->kind == PRODUCT_INPUT_GELU ? &s->ldx : &s->ldo), s, T);
+    }
     switch (s->kind) {
-        case PRODUCT_BIAS:
-            ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue, s, T);
-            ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias, s, T);
-            __attribute__((fallthrough));
         case PRODUCT_FORWARD:
+        case PRODUCT_BIAS:
+        case PRODUCT_GELU:
+        case PRODUCT_GELU_BIAS:
             ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_TRANSA, transposed, s, T);
             layout(&t.a, false, K, N, K, s, T);
             layout(&t.b, false, K, T, s->ldx, s, T);
             layout(&t.d, false, N, T, s->ldo, s, T);
             break;
         case PRODUCT_INPUT:
+        case PRODUCT_INPUT_GELU:
         case PRODUCT_INPUT_FLOAT:
             layout(&t.a, false, K, N, K, s, T);
             layout(&t.b, false, N, T, s->ldo, s, T);
@@ -127,6 +160,14 @@ static Terms terms_of(const Shape *s, int64_t T, const real *bias) {
             break;
     }
     return t;
+}
+
+static bool has_bias(Kind kind) {
+    return kind == PRODUCT_BIAS || kind == PRODUCT_GELU_BIAS;
+}
+
+static bool has_gelu(Kind kind) {
+    return kind == PRODUCT_GELU || kind == PRODUCT_GELU_BIAS || kind == PRODUCT_INPUT_GELU;
 }
 
 static void library_start(void) {
@@ -145,7 +186,6 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     const uint64_t workspace = WORKSPACE;
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    const uint32_t alignment = s->aligned ? 16 : sizeof(real);
     cublasLtMatmulPreferenceOpaque_t preference;
     LT_CHECK(cublasLtMatmulPreferenceInit(&preference), s, T);
     LT_CHECK(
@@ -157,13 +197,15 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t
             &preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof(schemes)),
         s, T);
     for (int i = 0; i < 4; i++) {
-        LT_CHECK(cublasLtMatmulPreferenceSetAttribute(&preference, operand[i], &alignment,
-                                                      sizeof(alignment)),
+        LT_CHECK(cublasLtMatmulPreferenceSetAttribute(&preference, operand[i], &s->alignment,
+                                                      sizeof(s->alignment)),
                  s, T);
     }
-    // Of the bias only the alignment counts here.
-    const real *bias = (const real *)(uintptr_t)(s->aligned ? 256 : 256 + sizeof(real));
-    Terms t = terms_of(s, T, bias);
+    // Of these two only the alignment counts here.
+    const real *somewhere = (const real *)(uintptr_t)(256 + s->alignment);
+    const Operands o = {.bias = has_bias(s->kind) ? somewhere : NULL,
+                        .gelu = has_gelu(s->kind) ? somewhere : NULL};
+    Terms t = terms_of(s, T, &o);
     cublasLtMatmulHeuristicResult_t result = {.state = CUBLAS_STATUS_NOT_SUPPORTED};
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -173,7 +215,7 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t
 }
 
 static bool same(const Shape *a, const Shape *b) {
-    return a->kind == b->kind && a->aligned == b->aligned && a->N == b->N && a->K == b->K &&
+    return a->kind == b->kind && a->alignment == b->alignment && a->N == b->N && a->K == b->K &&
            a->ldx == b->ldx && a->ldo == b->ldo;
 }
 
@@ -197,14 +239,6 @@ static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
     return plan->found[class] ? &plan->algo[class] : NULL;
 }
 
-// The operands by the library's names; D is written, or added to.
-typedef struct {
-    const void *a, *b;
-    void *d;
-    bool add;
-    const real *bias;
-} Operands;
-
 static cublasStatus_t launch(const Operands *o, Terms *t, const cublasLtMatmulAlgo_t *algo,
                              Stream stream) {
     const float one = 1.0f, beta = o->add ? 1.0f : 0.0f;
@@ -213,37 +247,67 @@ static cublasStatus_t launch(const Operands *o, Terms *t, const cublasLtMatmulAl
                           cuda_stream(stream));
 }
 
-static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
-    if (T == 0) return;
+// The library knows no way; nothing ran.
+static bool refused(cublasStatus_t status) {
+    return status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+}
+
+static cublasStatus_t attempt(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    if (T == 0) return CUBLAS_STATUS_SUCCESS;
     CHECK(library.scratch != NULL, "product of N %lld, K %lld was not prepared", (long long)s->N,
           (long long)s->K);
     const cublasLtMatmulAlgo_t *algo = algo_of(s, T);
-    Terms t = terms_of(s, T, o->bias);
+    Terms t = terms_of(s, T, o);
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
     if (algo != NULL) status = launch(o, &t, algo, stream);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
-        // Nothing ran: the class has no algorithm that can do this T, so it gets one of its own.
+    if (refused(status)) {
+        // The class has no algorithm that can do this T, so it gets one of its own.
         cublasLtMatmulAlgo_t own;
-        LT_CHECK(choose(&own, s, T), s, T);
-        status = launch(o, &t, &own, stream);
+        status = choose(&own, s, T);
+        if (status == CUBLAS_STATUS_SUCCESS) status = launch(o, &t, &own, stream);
     }
+    if (status == CUBLAS_STATUS_SUCCESS && library.sync) {
+        CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
+    }
+    return status;
+}
+
+static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    LT_CHECK(attempt(o, s, T, stream), s, T);
+}
+
+// Whether the one call with GELU was made; where the library knows none, it takes two.
+static bool run_gelu(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    // The rules of the auxiliary matrix: rows a multiple of 8 elements apart, from 16 bytes on.
+    if (!linear_gelu_fused() || s->alignment < 16) return false;
+    if (T > 0 && algo_of(s, T) == NULL) return false;
+    const cublasStatus_t status = attempt(o, s, T, stream);
+    if (refused(status)) return false;
     LT_CHECK(status, s, T);
-    if (library.sync) CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
+    return true;
 }
 
-static bool aligned(const void *p, int64_t ld, int64_t size) {
-    return (uintptr_t)p % 16 == 0 && ld * size % 16 == 0;
+// What alignment_of takes: the bits of a pointer to reals and of the bytes between its rows.
+static uint64_t reals_bits(const void *p, int64_t ld) {
+    return (uintptr_t)p | (uint64_t)(ld * type_size(REAL_TYPE));
 }
 
-static bool reals_aligned(const real *p, int64_t ld) {
-    return aligned(p, ld, type_size(REAL_TYPE));
+static uint64_t floats_bits(const float *p, int64_t ld) {
+    return (uintptr_t)p | (uint64_t)(ld * (int64_t)sizeof(float));
+}
+
+// The lowest bit of all, 16 at most. The library takes bf16 from 2 bytes on, float from 4; the more
+// it may rely on, the faster its choice.
+static uint32_t alignment_of(uint64_t bits) {
+    bits |= 16;
+    return (uint32_t)(bits & (~bits + 1));
 }
 
 void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const real *w,
                     const real *b, int64_t T, int64_t N, int64_t K, Stream stream) {
     const Shape s = {.kind = b != NULL ? PRODUCT_BIAS : PRODUCT_FORWARD,
-                     .aligned = reals_aligned(out, ldo) && reals_aligned(x, ldx) &&
-                                reals_aligned(w, K) && reals_aligned(b, 0),
+                     .alignment = alignment_of(reals_bits(out, ldo) | reals_bits(x, ldx) |
+                                               reals_bits(w, K) | reals_bits(b, 0)),
                      .N = N,
                      .K = K,
                      .ldx = ldx,
@@ -251,12 +315,34 @@ void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const re
     run(&(Operands){.a = w, .b = x, .d = out, .bias = b}, &s, T, stream);
 }
 
+// fp32 takes two calls: it is there to agree with the CPU's to 1e-5, and how the library comes to
+// its GELU is not documented (the hardware's tanh is good to 2^-11).
+bool linear_gelu_fused(void) {
+    return REAL_TYPE == TYPE_BF16;
+}
+
+void linear_gelu_forward(real *z, real *g, const real *x, int64_t ldx, const real *w, const real *b,
+                         int64_t T, int64_t N, int64_t K, Stream stream) {
+    const Shape s = {
+        .kind = b != NULL ? PRODUCT_GELU_BIAS : PRODUCT_GELU,
+        .alignment = alignment_of(reals_bits(z, N) | reals_bits(g, N) | reals_bits(x, ldx) |
+                                  reals_bits(w, K) | reals_bits(b, 0)),
+        .N = N,
+        .K = K,
+        .ldx = ldx,
+        .ldo = N};
+    const Operands o = {.a = w, .b = x, .d = g, .bias = b, .gelu = z};
+    if (run_gelu(&o, &s, T, stream)) return;
+    linear_forward(z, N, x, ldx, w, b, T, N, K, stream);
+    gelu_forward(g, z, T * N, stream);
+}
+
 void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout, int64_t lddo,
                            const real *w, int64_t T, int64_t N, int64_t K, Stream stream) {
     if (dx == NULL) return;
     const Shape s = {
         .kind = PRODUCT_INPUT,
-        .aligned = reals_aligned(dx, lddx) && reals_aligned(dout, lddo) && reals_aligned(w, K),
+        .alignment = alignment_of(reals_bits(dx, lddx) | reals_bits(dout, lddo) | reals_bits(w, K)),
         .N = N,
         .K = K,
         .ldx = lddx,
@@ -264,11 +350,25 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
     run(&(Operands){.a = w, .b = dout, .d = dx, .add = add_dx}, &s, T, stream);
 }
 
+void linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
+                                const real *w, int64_t T, int64_t N, int64_t K, Stream stream) {
+    const Shape s = {.kind = PRODUCT_INPUT_GELU,
+                     .alignment = alignment_of(reals_bits(dz, K) | reals_bits(z, K) |
+                                               reals_bits(dout, lddo) | reals_bits(w, K)),
+                     .N = N,
+                     .K = K,
+                     .ldx = K,
+                     .ldo = lddo};
+    if (run_gelu(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream)) return;
+    linear_backward_input(dz, K, false, dout, lddo, w, T, N, K, stream);
+    gelu_backward(dz, dz, z, T * K, stream);
+}
+
 static void weight_add(float *dw, const real *dout, int64_t lddo, const real *x, int64_t ldx,
                        int64_t T, int64_t N, int64_t K, Stream stream) {
     const Shape s = {
         .kind = PRODUCT_WEIGHT,
-        .aligned = aligned(dw, K, 4) && reals_aligned(dout, lddo) && reals_aligned(x, ldx),
+        .alignment = alignment_of(floats_bits(dw, K) | reals_bits(dout, lddo) | reals_bits(x, ldx)),
         .N = N,
         .K = K,
         .ldx = ldx,
@@ -305,7 +405,7 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
     if (dx == NULL) return;
     const Shape s = {
         .kind = PRODUCT_INPUT_FLOAT,
-        .aligned = aligned(dx, K, 4) && reals_aligned(rounded, N) && reals_aligned(w, K),
+        .alignment = alignment_of(floats_bits(dx, K) | reals_bits(rounded, N) | reals_bits(w, K)),
         .N = N,
         .K = K,
         .ldx = K,
@@ -319,6 +419,14 @@ int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
     return WORKSPACE + (rows ? max_i64(sums, rounded_bytes(T_max, N)) : sums);
 }
 
+// The plans of rows that lie close, as they nearly always do. Others get theirs when they come,
+// which takes no memory of the device.
+static void plan_ahead(Kind kind, int64_t T_max, int64_t N, int64_t K) {
+    const uint32_t alignment = alignment_of(reals_bits(NULL, N) | reals_bits(NULL, K));
+    const Shape s = {.kind = kind, .alignment = alignment, .N = N, .K = K, .ldx = K, .ldo = N};
+    for (int64_t T = 1; T <= T_max; T = class_end(T) + 1) algo_of(&s, T);
+}
+
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
     const int64_t bytes = linear_shared_bytes(T_max, N, K, rows);
     if (bytes > library.scratch_bytes) {
@@ -326,15 +434,14 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
         library.scratch = device_allocate("products", bytes);
         library.scratch_bytes = bytes;
     }
-    // Rows that lie close, as they nearly always do. Others get their plans when they come, which
-    // takes no memory of the device.
-    const bool whole = reals_aligned(NULL, N) && reals_aligned(NULL, K);
-    const Kind kinds[] = {PRODUCT_FORWARD, PRODUCT_BIAS, PRODUCT_WEIGHT,
-                          rows ? PRODUCT_INPUT_FLOAT : PRODUCT_INPUT};
-    for (int i = 0; i < 4; i++) {
-        const Shape s = {.kind = kinds[i], .aligned = whole, .N = N, .K = K, .ldx = K, .ldo = N};
-        for (int64_t T = 1; T <= T_max; T = class_end(T) + 1) algo_of(&s, T);
-    }
+    const Kind all[] = {PRODUCT_FORWARD, PRODUCT_BIAS, PRODUCT_WEIGHT,
+                        rows ? PRODUCT_INPUT_FLOAT : PRODUCT_INPUT};
+    for (int i = 0; i < 4; i++) plan_ahead(all[i], T_max, N, K);
+}
+
+void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K) {
+    const Kind all[] = {PRODUCT_GELU, PRODUCT_GELU_BIAS, PRODUCT_INPUT_GELU};
+    for (int i = 0; i < 3 && linear_gelu_fused(); i++) plan_ahead(all[i], T_max, N, K);
 }
 
 double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
@@ -342,12 +449,12 @@ double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     linear_prepare(1, N, K, false);
     real *w = random_reals("plain product", N * K), *x = random_reals("plain product", T * K);
     real *out = device_allocate("plain product", T * N * type_size(REAL_TYPE));
-    const bool whole = reals_aligned(NULL, N) && reals_aligned(NULL, K);
-    const Shape s = {PRODUCT_FORWARD, whole, N, K, K, N};
+    const uint32_t alignment = alignment_of(reals_bits(NULL, N) | reals_bits(NULL, K));
+    const Shape s = {PRODUCT_FORWARD, alignment, N, K, K, N};
     cublasLtMatmulAlgo_t algo;
     LT_CHECK(choose(&algo, &s, T), &s, T);
-    Terms t = terms_of(&s, T, NULL);
     const Operands o = {.a = w, .b = x, .d = out};
+    Terms t = terms_of(&s, T, &o);
     const double flops = 2.0 * (double)T * (double)N * (double)K;
     double best = 0;
     int64_t repeats = 1;  // About 10 ms, beside which starting and waiting are short.
