@@ -55,7 +55,9 @@ static inline void add_backward(Work *work, const Program *p, const Call *call,
                                 const PackBind *bind) {
     const OpInfo *info = &op_table[call->op];
     if (!p->value[call->out[0]].gradient) return;
-    double bytes = 0;
+    const int c = (int)(call - p->call);
+    if (c + 1 < p->calls && p->plan.gelu_backward[c + 1]) return;  // The linear's that follows.
+    double bytes = p->plan.gelu_backward[c] ? value_bytes(p, bind, p->call[c - 1].in[0]) : 0;
     for (int i = 0; i < call->inputs; i++) {
         if (info->needs_in >> i & 1) bytes += value_bytes(p, bind, call->in[i]);
         if (!(info->passes && i == 0)) bytes += gradient_bytes(p, bind, call->in[i]);
@@ -74,12 +76,16 @@ static inline void add_backward(Work *work, const Program *p, const Call *call,
 static inline void add_work(Work *work, const Program *p, const PackBind *bind) {
     for (int c = 0; c < p->calls; c++) {
         const Call *call = &p->call[c];
-        Work *w = &work[call->op];
-        for (int i = 0; i < call->inputs; i++) w->bytes += value_bytes(p, bind, call->in[i]);
+        // A GELU that is part of the linear before it costs that the writing.
+        const bool part = c > 0 && p->plan.gelu_forward[c - 1];
+        Work *w = &work[part ? OP_LINEAR : call->op];
+        for (int i = 0; i < call->inputs && !part; i++) {
+            w->bytes += value_bytes(p, bind, call->in[i]);
+        }
         for (int i = 0; i < call->outputs; i++) w->bytes += value_bytes(p, bind, call->out[i]);
         w->bytes += call_parameters(p, call) * (double)type_size(REAL_TYPE);
         w->flops += call_flops(p, call, bind);
-        add_backward(w, p, call, bind);
+        add_backward(&work[call->op], p, call, bind);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/die.h"
+#include "model/ops/product.h"
 #include "model/ops/table.h"
 #include "model/program.h"
 
@@ -79,6 +80,12 @@ static void use(int *first, int *last, int time) {
     if (time > *last) *last = time;
 }
 
+// The output of the GELU after call c is written at that call's time, too.
+static void use_gelu(const Program *p, int c, int *first, int *last) {
+    const Value v = p->call[c + 1].out[0];
+    use(&first[v], &last[v], c);
+}
+
 static bool drops(Recompute recompute, Keep keep) {
     switch (recompute) {
         case RECOMPUTE_NONE:
@@ -134,6 +141,39 @@ static void choose_kept(Program *p, Recompute recompute) {
     }
 }
 
+// How many inputs of calls are v or columns of it.
+static int readers(const Program *p, Value v) {
+    int count = 0;
+    for (int c = 0; c < p->calls; c++) {
+        const Call *call = &p->call[c];
+        for (int i = 0; i < call->inputs; i++) {
+            count += call->in[i] != NO_VALUE && p->value[call->in[i]].root == v;
+        }
+    }
+    return count;
+}
+
+// Finds the GELUs that lie right behind or before a linear and can be part of its product. Such a
+// GELU is of what is not rounded yet: `cheap`, which makes it from what was, gets other last bits,
+// so this is not for programs whose bits may not depend on the policy.
+static void find_gelus(Program *p) {
+    ProgramPlan *plan = &p->plan;
+    if (p->deterministic || !linear_gelu_fused()) return;
+    for (int c = 0; c + 1 < p->calls; c++) {
+        const Call *call = &p->call[c], *next = &p->call[c + 1];
+        const Value v = call->out[0];
+        if (next->in[0] != v || p->value[v].rows == ROWS_SEGMENTS) continue;
+        if (call->op == OP_LINEAR && next->op == OP_GELU) {
+            plan->gelu_forward[c] = true;
+            plan->gelu_recompute[c] = plan->recompute[c] && plan->recompute[c + 1];
+        }
+        if (call->op == OP_GELU && next->op == OP_LINEAR) {
+            plan->gelu_backward[c + 1] =
+                p->value[v].gradient && !p->value[v].boundary && readers(p, v) == 1;
+        }
+    }
+}
+
 // Lifetimes in the forward: from the call that makes a value to the last that reads it.
 static int64_t place_forward(Program *p, const int64_t *bound) {
     ProgramPlan *plan = &p->plan;
@@ -149,6 +189,7 @@ static int64_t place_forward(Program *p, const int64_t *bound) {
             use(&first[root], &last[root], c);
         }
         for (int i = 0; i < call->outputs; i++) use(&first[call->out[i]], &last[call->out[i]], c);
+        if (plan->gelu_forward[c]) use_gelu(p, c, first, last);
         const OpInfo *info = &op_table[call->op];
         if (info->scratch == NULL) continue;
         interval_add(set, info->scratch(p, call, bound, false), c, c, &plan->forward_scratch[c]);
@@ -218,6 +259,17 @@ static void order_gradients(Program *p, int times, int *first, int *last) {
     }
 }
 
+// Where the backward of a linear goes through the GELU before it, the gradient between the two is
+// never there and that of GELU's input is written earlier.
+static void join_gradients(const Program *p, int times, int *first, int *last) {
+    for (int c = 1; c < p->calls; c++) {
+        if (!p->plan.gelu_backward[c]) continue;
+        const Value z = p->plan.gradient_root[p->call[c - 1].in[0]], between = p->call[c].in[0];
+        first[between] = last[between] = NEVER;
+        use(&first[z], &last[z], times + p->calls - 1 - c);
+    }
+}
+
 static void place_backward(Program *p, const int64_t *bound) {
     ProgramPlan *plan = &p->plan;
     Intervals *set = calloc(1, sizeof(*set));
@@ -242,6 +294,7 @@ static void place_backward(Program *p, const int64_t *bound) {
             if (plan->recompute[c]) use(&first[v], &last[v], c);
             if (backward && info->needs_out >> i & 1) use(&first[v], &last[v], back);
         }
+        if (plan->gelu_recompute[c]) use_gelu(p, c, first, last);
         if (info->scratch == NULL) continue;
         int64_t bytes = backward ? info->scratch(p, call, bound, true) : 0;
         interval_add(set, bytes, back, back, &plan->backward_scratch[c]);
@@ -250,6 +303,7 @@ static void place_backward(Program *p, const int64_t *bound) {
     }
     share_gradients(p);
     order_gradients(p, p->calls, dfirst, dlast);
+    join_gradients(p, p->calls, dfirst, dlast);
     for (int v = 0; v < p->values; v++) {
         const ValueInfo *info = &p->value[v];
         if (info->root == v && !info->boundary && !plan->kept[v]) {
@@ -268,6 +322,7 @@ static void place_backward(Program *p, const int64_t *bound) {
 void program_plan(Program *p, Recompute recompute, const int64_t bound[ROWS_KINDS]) {
     memset(&p->plan, 0, sizeof(p->plan));
     choose_kept(p, recompute);
+    find_gelus(p);
     int64_t kept = 0;
     for (int v = 0; v < p->values; v++) {
         if (!p->plan.kept[v]) continue;

@@ -73,17 +73,26 @@ static void bind_values(OpRun *r, const Program *p, const ProgramRun *run, int c
     }
 }
 
+// Whether call c is a linear that makes the GELU after it, too.
+static bool gelu_too(const Program *p, int c, Phase phase) {
+    return (phase == FORWARD ? p->plan.gelu_forward : p->plan.gelu_recompute)[c];
+}
+
 static void run_forward(const Program *p, const ProgramRun *run, int c, Phase phase,
                         Stream stream) {
     OpRun r = {.stream = stream};
     bind_values(&r, p, run, c, phase);
     r.scratch =
         run->work + (phase == FORWARD ? p->plan.forward_scratch[c] : p->plan.recompute_scratch[c]);
+    if (gelu_too(p, c, phase)) r.gelu_out = value_pointer(p, run, p->call[c + 1].out[0], phase);
     run_op(op_table[p->call[c].op].forward, &r, run->op_seconds);
 }
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream) {
-    for (int c = 0; c < p->calls; c++) run_forward(p, run, c, FORWARD, stream);
+    for (int c = 0; c < p->calls; c++) {
+        if (c > 0 && gelu_too(p, c - 1, FORWARD)) continue;
+        run_forward(p, run, c, FORWARD, stream);
+    }
 }
 
 // A gradient of segment rows that starts here: all of its root's columns.
@@ -103,14 +112,22 @@ static void run_backward(const Program *p, const ProgramRun *run, int c, Stream 
         r.add[i] = p->plan.add[c][i];
     }
     for (int i = 0; i < call->outputs; i++) r.dout[i] = gradient_pointer(p, run, call->out[i]);
+    if (p->plan.gelu_backward[c]) {
+        const Value z = p->call[c - 1].in[0];
+        r.gelu_in = value_pointer(p, run, z, BACKWARD);
+        r.din[0] = gradient_pointer(p, run, z);
+    }
     run_op(op_table[call->op].backward, &r, run->op_seconds);
 }
 
 void program_backward(const Program *p, const ProgramRun *run, Stream stream) {
     for (int c = 0; c < p->calls; c++) {
-        if (p->plan.recompute[c]) run_forward(p, run, c, AGAIN, stream);
+        if (!p->plan.recompute[c] || (c > 0 && gelu_too(p, c - 1, AGAIN))) continue;
+        run_forward(p, run, c, AGAIN, stream);
     }
     for (int c = p->calls - 1; c >= 0; c--) {
-        if (p->value[p->call[c].out[0]].gradient) run_backward(p, run, c, stream);
+        if (!p->value[p->call[c].out[0]].gradient) continue;
+        if (c + 1 < p->calls && p->plan.gelu_backward[c + 1]) continue;
+        run_backward(p, run, c, stream);
     }
 }

@@ -1,11 +1,12 @@
 // The recorded program on a whole small model: every recomputation policy gives the same bits,
 // working memory may hold anything in between, the arena is as large as planned; gradients are
-// slopes; values used several times; a pack split over ranks gives the same numbers to rounding;
-// the traffic of a step is what `plan` says.
+// slopes; values used several times; GELU as part of the products beside it; a pack split over
+// ranks gives the same numbers to rounding; the traffic of a step is what `plan` says.
 // ranks: 1 2 3
 // backends: all
 // device: 1 2
 // precision: fp32 bf16
+#include "model/ops/product.h"
 #include "model/record.h"
 #include "tests/model_case.h"
 #include "tests/op_check.h"
@@ -23,7 +24,8 @@ static const ModelConfig config = {.layers = 2,
                                    .text_width = 24,
                                    .mlp_ratio = 4,
                                    .rope_theta = 1e4,
-                                   .time_factor = 1000};
+                                   .time_factor = 1000,
+                                   .deterministic = true};
 static const Segment segments[] = {
     {{4, 1, 6, 4}, 5}, {{4, 3, 4, 6}, 1}, {{4, 1, 2, 2}, 1}, {{4, 2, 10, 2}, 9}};
 enum { SEGMENTS = 4 };
@@ -256,14 +258,10 @@ typedef struct {
     int64_t T, S;
 } Shared;
 
-enum { SHARED_WIDTH = 8 };
+enum { SHARED_WIDTH = 16 };
 
 static void shared_record(Shared *s) {
     Program *p = &s->p;
-    mesh_shape(&s->mesh, &(MeshConfig){1, 1}, 0, 1);
-    program_begin(p, "shared", &s->params, &s->mesh, "");
-    s->x = program_input(p, ROWS_TOKENS, SHARED_WIDTH, true);
-    s->cond = program_input(p, ROWS_SEGMENTS, SHARED_WIDTH, true);
     const Value act = silu(p, s->cond);
     const Value shift = linear(p, act, "shift", SHARED_WIDTH, BIAS, INIT_XAVIER);
     const Value scale = linear(p, act, "scale", SHARED_WIDTH, BIAS, INIT_XAVIER);
@@ -276,12 +274,18 @@ static void shared_record(Shared *s) {
     const Value sum =
         gate_residual(p, gate_residual(p, s->x, a, gate), swiglu(p, b[0], b[1]), NO_VALUE);
     s->out = gate_residual(p, sum, c, gate);
-    program_output(p, s->out);
 }
 
-static void shared_open(Shared *s, Recompute recompute) {
+static void shared_open(Shared *s, void (*record)(Shared *s), Recompute recompute,
+                        bool deterministic) {
     memset(s, 0, sizeof(*s));
-    shared_record(s);
+    mesh_shape(&s->mesh, &(MeshConfig){1, 1}, 0, 1);
+    program_begin(&s->p, "shared", &s->params, &s->mesh, "");
+    s->p.deterministic = deterministic;
+    s->x = program_input(&s->p, ROWS_TOKENS, SHARED_WIDTH, true);
+    s->cond = program_input(&s->p, ROWS_SEGMENTS, SHARED_WIDTH, true);
+    record(s);
+    program_output(&s->p, s->out);
     const Segment two[] = {{{4, 1, 6, 4}, 1}, {{4, 1, 4, 2}, 1}};
     const int64_t bound[ROWS_KINDS] = {8, 8, 2, 2};
     program_plan(&s->p, recompute, bound);
@@ -320,6 +324,16 @@ static void shared_close(Shared *s) {
     free_all(s->gradient, s->memory);
 }
 
+// A forward and a backward whose loss weighs the output by `weight`.
+static void shared_run(Shared *s, const real *weight) {
+    case_spoil(s->memory, s->p.plan.kept_bytes + s->p.plan.work_bytes);
+    program_forward(&s->p, &s->run, NULL);
+    case_spoil(s->run.work, s->p.plan.work_bytes);
+    device_copy(s->dvalues, weight, s->T * SHARED_WIDTH * (int64_t)sizeof(real), NULL);
+    program_backward(&s->p, &s->run, NULL);
+    stream_wait(NULL);
+}
+
 static double shared_loss(void *context) {
     Shared *s = context;
     real *weight = reals_random(s->T * SHARED_WIDTH, 13, 0, 1);
@@ -336,13 +350,10 @@ static void test_values_used_several_times(void **state) {
     Shared first;
     for (int policy = 0; policy < 4; policy++) {
         Shared s;
-        shared_open(&s, (Recompute)policy);
+        shared_open(&s, shared_record, (Recompute)policy, true);
         const int64_t n = s.T * SHARED_WIDTH;
         real *weight = reals_random(n, 13, 0, 1);
-        program_forward(&s.p, &s.run, NULL);
-        device_copy(s.dvalues, weight, n * (int64_t)sizeof(real), NULL);
-        program_backward(&s.p, &s.run, NULL);
-        stream_wait(NULL);
+        shared_run(&s, weight);
         const int64_t weights = s.params.unit_elements[0];
         if (policy > 0) {
             check_that(memcmp(s.dvalues, first.dvalues, (size_t)n * sizeof(real)) == 0, "dx");
@@ -362,6 +373,53 @@ static void test_values_used_several_times(void **state) {
         device_free(weight);
     }
     shared_close(&first);
+}
+
+// ---- GELU as part of the products beside it
+static void mlp_record(Shared *s) {
+    Program *p = &s->p;
+    const Value x = norm_modulate(p, s->x, NORM_RMS, "norm", 1e-6f, NO_VALUE, NO_VALUE);
+    const Value z = linear(p, x, "fc1", 4 * SHARED_WIDTH, BIAS, INIT_XAVIER);
+    const Value h = linear(p, gelu_tanh(p, z), "fc2", SHARED_WIDTH, BIAS, INIT_XAVIER);
+    s->out = gate_residual(p, s->x, h, s->cond);
+}
+
+// Numbers of two runs that went the same way, or one of them with GELU taken of what was rounded.
+static void check_same(const Shared *got, const Shared *want, bool bits) {
+    const int64_t n = got->T * SHARED_WIDTH, weights = got->params.unit_elements[0];
+    const bool equal = memcmp(got->dvalues, want->dvalues, (size_t)n * sizeof(real)) == 0 &&
+                       memcmp(got->gradient, want->gradient, (size_t)weights * sizeof(float)) == 0;
+    check_that(equal == bits, "gradients: %s bits", bits ? "other" : "the same");
+    float *dx = floats_of(want->dvalues, n);
+    check_close_real("dx", got->dvalues, dx, n, 0x1p-7);
+    check_close("dcond", got->dcond, want->dcond, got->S * SHARED_WIDTH, 0x1p-7);
+    check_close("dweights", got->gradient, want->gradient, weights, 0x1p-7);
+    device_free(dx);
+}
+
+static void test_gelu_in_products(void **state) {
+    (void)state;
+    if (comm_size(world) > 1) return;
+    Shared s[2][4];
+    real *weight = NULL;
+    for (int deterministic = 0; deterministic < 2; deterministic++) {
+        const bool fused = linear_gelu_fused() && !deterministic;
+        for (int policy = 0; policy < 4; policy++) {
+            Shared *here = &s[deterministic][policy];
+            shared_open(here, mlp_record, (Recompute)policy, deterministic);
+            const ProgramPlan *plan = &here->p.plan;
+            check_that(plan->gelu_forward[1] == fused && plan->gelu_backward[3] == fused &&
+                           plan->gelu_recompute[1] == (fused && policy >= RECOMPUTE_LINEAR),
+                       "policy %d: %d %d %d", policy, plan->gelu_forward[1],
+                       plan->gelu_recompute[1], plan->gelu_backward[3]);
+            if (weight == NULL) weight = reals_random(here->T * SHARED_WIDTH, 13, 0, 1);
+            shared_run(here, weight);
+            check_same(here, &s[deterministic][0], !fused || policy != RECOMPUTE_CHEAP);
+        }
+    }
+    check_same(&s[0][0], &s[1][0], !linear_gelu_fused());
+    for (int i = 0; i < 8; i++) shared_close(&s[i / 4][i % 4]);
+    device_free(weight);
 }
 
 // ---- traffic
@@ -417,6 +475,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_split_pack_agrees),
         cmocka_unit_test(test_gradients_are_slopes),
         cmocka_unit_test(test_values_used_several_times),
+        cmocka_unit_test(test_gelu_in_products),
         cmocka_unit_test(test_traffic_is_as_said),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
