@@ -31,4 +31,17 @@ static inline bool cuda_sync(void) {
               cudaGetErrorName(status_));                                                \
     } while (0)
 
+// 10 * major + minor of this process's device, by which libraries are chosen; that of an H100 or
+// H200 where there is none: to plan a run needs no device.
+static inline int cuda_capability(void) {
+    int device = 0, major = 0, minor = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) {
+        cudaGetLastError();  // Taken back.
+        return 90;
+    }
+    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    return 10 * major + minor;
+}
+
 #endif

@@ -61,13 +61,16 @@ static const Fact facts[] = {{cudaDevAttrMaxThreadsPerBlock, THREADS_MAX},
                              {cudaDevAttrMultiProcessorCount, PROCESSORS},
                              {cudaDevAttrL2CacheSize, 50 << 20},
                              {cudaDevAttrMaxThreadsPerMultiProcessor, THREADS_PER_PROCESSOR},
-                             {cudaDevAttrComputeCapabilityMajor, 9},
                              {cudaDevAttrComputeCapabilityMinor, 0},
                              {cudaDevAttrMaxSharedMemoryPerMultiprocessor, SHARED_MAX + 1024},
                              {cudaDevAttrManagedMemory, 1},
                              {cudaDevAttrPageableMemoryAccess, 0},
                              {cudaDevAttrConcurrentManagedAccess, 1},
                              {cudaDevAttrMaxSharedMemoryPerBlockOptin, SHARED_MAX}};
+
+static int capability_major() {
+    return number_from("EMULATOR_CAPABILITY", 9);
+}
 
 struct ErrorText {
     cudaError_t error;
@@ -189,7 +192,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->maxThreadsPerBlock = THREADS_MAX;
     p->maxThreadsPerMultiProcessor = THREADS_PER_PROCESSOR;
     p->multiProcessorCount = PROCESSORS;
-    p->major = number_from("EMULATOR_CAPABILITY", 9);
+    p->major = capability_major();
     p->l2CacheSize = 50 << 20;
     p->regsPerBlock = 65536;
     p->ECCEnabled = 1;
@@ -201,6 +204,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
     if (device < 0 || device >= device_count()) return report(cudaErrorInvalidDevice);
+    if (attribute == cudaDevAttrComputeCapabilityMajor) {
+        *value = capability_major();
+        return cudaSuccess;
+    }
     for (const Fact &fact : facts) {
         if (fact.attribute == attribute) {
             *value = fact.value;

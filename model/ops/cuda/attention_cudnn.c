@@ -15,9 +15,6 @@
 // of their own, one segment a call.
 enum { BATCH_ROWS = 2, PLANS_MAX = 512 };
 
-// Where there is no device, runs are planned for Hopper.
-enum { CAPABILITY_PLANNED = 90 };
-
 // What cuDNN wants for itself grows with the batch alone: 256 to 500 bytes a segment in 9.19 and
 // 9.26.
 enum { WORKSPACE_FIXED = 65536, WORKSPACE_SEGMENT = 1024 };
@@ -117,15 +114,7 @@ int64_t attention_cudnn_scratch(const AttentionBounds *bounds, bool backward) {
 // ---- plans
 
 bool attention_cudnn_available(int64_t D) {
-    if (sizeof(real) != 2) return false;
-    int device = 0, major = 0, minor = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) {
-        cudaGetLastError();  // Taken back: to plan a run needs no device.
-        return plan_supported(CAPABILITY_PLANNED, D);
-    }
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    return plan_supported(10 * major + minor, D);
+    return sizeof(real) == 2 && plan_supported(cuda_capability(), D);
 }
 
 static bool same_tensors(const PlanShape *a, const PlanShape *b) {
