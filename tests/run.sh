@@ -9,6 +9,8 @@
 #   // sanitize: no           not in the build with sanitizers
 #   // backends: all          in the emulator's builds and on a GPU, too
 #   // device: 1 2            the numbers of ranks in the emulator and on a GPU, if not all
+#   // orders: up down         in the emulator once more with threads and blocks in each order;
+#                              otherwise, and with the sanitizer, each launch draws one
 # BUILDS="cuda-fp32 cuda-bf16": the programs of these builds alone, and no scripts.
 # A script that exits with 77 was skipped; its last line says why. A program that dies, runs no
 # test or was not built has failed. Tests of one rank share the cores; the others run alone.
@@ -143,13 +145,17 @@ for source in tests/test_*.c; do
         debug*) most=2 ;;
         emulator* | cuda*) numbers=${device:-$numbers} ;;
         esac
+        orders=
+        case $build in emulator*) orders=$(setting "$source" orders) ;; esac
         for n in $numbers; do
             [ "$n" -le $most ] || continue
             queue=$several
             set -- mpirun ${MPIRUN_FLAGS:-} -np "$n"
             case $ranks in '' | 1 | '1 ') queue=$single && set -- ;; esac
-            job $queue "$test $build x$n" "${seconds:-300}" "${threads:-1}" "$@" \
-                "build/$build/tests/$test"
+            for order in '' $orders; do
+                job $queue "$test $build${order:+ $order} x$n" "${seconds:-300}" "${threads:-1}" \
+                    ${order:+env EMULATOR_ORDER=$order} "$@" "build/$build/tests/$test"
+            done
         done
     done
 done

@@ -4,6 +4,7 @@
 // token, no heads, no tokens.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/attention.h"
 #include "tests/op_check.h"

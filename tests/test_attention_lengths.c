@@ -3,6 +3,7 @@
 // tensors (other columns, rows behind the pack, scratch) is NaN: it is neither read nor written.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 // sanitize: no
 #include "model/ops/attention.h"

@@ -3,6 +3,7 @@
 // the same bits for any number of threads and wherever segments are cut, no tokens at all.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/flow.h"
 #include "tests/op_check.h"

@@ -2,6 +2,7 @@
 // the same bits for any number of threads, odd sizes and no tokens at all.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/norm.h"
 #include "tests/op_check.h"

@@ -2,6 +2,7 @@
 // promised, the same bits for any number of threads, values far out, no tokens at all.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/pointwise.h"
 #include "tests/op_check.h"

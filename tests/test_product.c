@@ -3,6 +3,7 @@
 // number of threads; GELU in the library's call where it is said to be; no tokens at all.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/pointwise.h"
 #include "model/ops/product.h"

@@ -2,6 +2,7 @@
 // rows that lie apart, the same bits for any number of threads, no tokens and no heads.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "model/ops/norm.h"
 #include "tests/op_check.h"

@@ -3,6 +3,7 @@
 // is cut.
 // ranks: 1
 // backends: all
+// orders: up down
 // precision: fp32 bf16
 #include "base/vector.h"
 #include "tests/op_check.h"
