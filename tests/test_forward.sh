@@ -33,7 +33,7 @@ inputs() {
 forward="$kintoun forward $golden --inputs $golden/inputs.safetensors"
 $forward --outputs "$folder/one" --gradients && build/cpu-fp32/tests/test_goku "$folder/one" \
     >"$folder/log" 2>&1 || { cat "$folder/log" && failed=1; }
-mpirun -np 3 $forward --outputs "$folder/three" --gradients || failed=1
+mpirun -np 3 $forward --outputs "$folder/three" --gradients --deterministic || failed=1
 cmp "$folder/one" "$folder/three" || failed=1
 $forward --outputs "$folder/outputs" || failed=1
 if grep -q 'grad\.\|loss' "$folder/outputs" || ! grep -q '3\.output' "$folder/outputs"; then

@@ -17,7 +17,7 @@
 #include "train/options.h"
 
 static const char *const HELP =
-    "kintoun forward MODEL --inputs A --outputs B [--gradients] [--share-gpu]\n"
+    "kintoun forward MODEL --inputs A --outputs B [--gradients] [--deterministic]\n"
     "One forward (and backward) of MODEL, a transformer folder (config.json and safetensors).\n"
     "  --inputs A     a safetensors file with one pack of samples N = 0, 1, ...:\n"
     "                 N.latent [C, F, H, W], N.time [1], N.text [L, text width] (missing or L = "
@@ -26,12 +26,13 @@ static const char *const HELP =
     "  --outputs B    written: N.output [C, F, H, W]\n"
     "  --gradients    also loss [1], the mean over all elements of (output - target)^2, and\n"
     "                 grad.NAME of every parameter\n"
+    "  --deterministic  as run.deterministic: the same gradients in every run on a GPU, too\n"
     "  --share-gpu    ranks of a node may share a GPU; slow, for tests\n"
     "Exit codes: 0 done, 1 failed, 78 something on the command line or in the inputs is wrong.\n";
 
 typedef struct {
     char inputs[PATH_BYTES_MAX], outputs[PATH_BYTES_MAX];
-    bool gradients, share_gpu;
+    bool gradients, deterministic, share_gpu;
 } Options;
 
 // clang-format off
@@ -42,6 +43,8 @@ static const Setting option_table[] = {
      "the file to write", 0, NULL, 0, 0},
     {"gradients", SETTING_FLAG, offsetof(Options, gradients), "false", 0, 0, NULL,
      "the backward, too", 0, NULL, 0, 0},
+    {"deterministic", SETTING_FLAG, offsetof(Options, deterministic), "false", 0, 0, NULL,
+     "the same bits in every run on a GPU, too", 0, NULL, 0, 0},
     {"share-gpu", SETTING_FLAG, offsetof(Options, share_gpu), "false", 0, 0, NULL,
      "ranks of a node may share a GPU", 0, NULL, 0, 0},
     {NULL, SETTING_WHOLE, 0, NULL, 0, 0, NULL, NULL, 0, NULL, 0, 0}};
@@ -357,7 +360,8 @@ static int run(Forward *f, const char *folder, const Options *options, Problems 
         return devices;
     }
     mesh_init(&f->mesh, f->world, &alone);
-    const ModelConfig config = f->model.config;
+    ModelConfig config = f->model.config;
+    config.deterministic = options->deterministic;
     model_record(&f->model, &config, &f->mesh);
     const FsdpConfig sharding = {TYPE_F32, .reshard_after_forward = true, .packs_max = 1};
     f->fsdp = fsdp_create(&f->model.params, &f->mesh, &sharding);
