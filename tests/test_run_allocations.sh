@@ -46,6 +46,7 @@ check() {
 }
 
 check model.recompute=block model.offload=true
+build=build/emulator-bf16
 check model.recompute=cheap parallel.sequence=2
 
 build=build/cpu-fp32
