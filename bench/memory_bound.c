@@ -73,13 +73,26 @@ static void run_rms_backward_add(const Buffers *b) {
 }
 
 static void run_qk_forward(const Buffers *b) {
-    qk_norm_rope_forward(b->y, b->stats, b->wide, 3 * b->C, b->row, b->rope, 1e-6f, b->T, b->heads,
-                         b->D, NULL);
+    qk_norm_rope_forward(b->y, (PeerOrder){1, 1, 0}, b->stats, b->wide, 3 * b->C, b->row, b->rope,
+                         1e-6f, b->T, b->heads, b->D, NULL);
 }
 
 static void run_qk_backward(const Buffers *b) {
-    qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->y, b->wide, 3 * b->C, b->row, b->rope,
-                          b->stats, b->T, b->heads, b->D, b->scratch, NULL);
+    qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->y, (PeerOrder){1, 1, 0}, b->wide,
+                          3 * b->C, b->row, b->rope, b->stats, b->T, b->heads, b->D, b->scratch,
+                          NULL);
+}
+
+static const PeerOrder TO_PEERS = {.ranks = 4, .tensors = 3, .tensor = 0};
+
+static void run_qk_forward_peers(const Buffers *b) {
+    qk_norm_rope_forward(b->wide2, TO_PEERS, b->stats, b->wide, 3 * b->C, b->row, b->rope, 1e-6f,
+                         b->T, b->heads, b->D, NULL);
+}
+
+static void run_qk_backward_peers(const Buffers *b) {
+    qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->wide3, TO_PEERS, b->wide, 3 * b->C,
+                          b->row, b->rope, b->stats, b->T, b->heads, b->D, b->scratch, NULL);
 }
 
 static void run_gelu_forward(const Buffers *b) {
@@ -184,6 +197,9 @@ int main(int argc, char **argv) {
         {"rms norm, modulate: backward, +=", run_rms_backward_add, 4 * e},
         {"query norm, rope", run_qk_forward, 2 * e + (double)(T * D) * 4},
         {"query norm, rope: backward", run_qk_backward, 3 * e + (double)(T * D) * 4},
+        {"query norm, rope, to 4 peers", run_qk_forward_peers, 2 * e + (double)(T * D) * 4},
+        {"query norm, rope, to 4 peers: backward", run_qk_backward_peers,
+         3 * e + (double)(T * D) * 4},
         {"gelu [T, 4 C]", run_gelu_forward, 8 * e},
         {"gelu [T, 4 C]: backward", run_gelu_backward, 12 * e},
         {"swiglu [T, 4 C]", run_swiglu_forward, 6 * e},

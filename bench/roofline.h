@@ -27,12 +27,11 @@ static inline double gradient_bytes(const Program *p, const PackBind *bind, Valu
 
 // Elements of a call's parameters.
 static inline double call_parameters(const Program *p, const Call *call) {
-    const double cols = (double)p->value[call->out[0]].cols;
+    const double in = (double)p->value[call->in[0]].cols, out = (double)p->value[call->out[0]].cols;
     double count = 0;
     for (int i = 0; i < OP_PARAMS_MAX; i++) {
         if (call->param[i] < 0) continue;
-        const bool matrix = call->op == OP_LINEAR && i == 0;
-        count += matrix ? cols * (double)p->value[call->in[0]].cols : cols;
+        count += call->op != OP_LINEAR ? in : i == 0 ? in * out : out;
     }
     return count;
 }

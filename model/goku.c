@@ -52,9 +52,7 @@ UnitValues goku_block(Program *p, const ModelConfig *config, ParamTable *params,
     Value qkv[3];
     linear_n(p, h, 3, (const char *[]){"attn1.q_proj", "attn1.k_proj", "attn1.v_proj"}, C,
              INIT_XAVIER, qkv);
-    const Value q = qk_norm(p, qkv[0], "attn1.q_norm", EPSILON, heads, true);
-    const Value k = qk_norm(p, qkv[1], "attn1.k_norm", EPSILON, heads, true);
-    h = self_attention(p, q, k, qkv[2], heads);
+    h = self_attention(p, qkv, "attn1.q_norm", "attn1.k_norm", EPSILON, heads);
     Value x = gate_residual(p, x0, linear(p, h, "attn1.o_proj", C, NO_BIAS, INIT_XAVIER), m[2]);
 
     // x + cross_attention(rms(x), text)

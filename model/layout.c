@@ -104,7 +104,8 @@ static bool runs_backward(const Program *p, const Call *call) {
     return p->value[call->out[0]].gradient;
 }
 
-// Marks what the backward reads, what of it is kept from the forward, and which calls run again.
+// Marks what the backward reads, what of it is kept from the forward, and which calls run again:
+// none for statistics alone, a float or two per row.
 static void choose_kept(Program *p, Recompute recompute) {
     ProgramPlan *plan = &p->plan;
     bool needed[VALUES_MAX] = {false};
@@ -131,7 +132,7 @@ static void choose_kept(Program *p, Recompute recompute) {
             wanted = wanted || (needed[v] && !p->value[v].boundary);
         }
         if (!wanted) continue;
-        plan->recompute[c] = drops(recompute, op_table[call->op].keep);
+        plan->recompute[c] = needed[call->out[0]] && drops(recompute, op_table[call->op].keep);
         for (int i = 0; i < call->outputs && !plan->recompute[c]; i++) {
             plan->kept[call->out[i]] = needed[call->out[i]] && !p->value[call->out[i]].boundary;
         }

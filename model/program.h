@@ -19,8 +19,7 @@ typedef enum {
     ROWS_TOKENS,    // Tokens of this rank.
     ROWS_PACK,      // Tokens of the whole pack (between the two ops of sequence parallelism).
     ROWS_TEXT,      // Text tokens of the segments that this rank touches.
-    ROWS_SEGMENTS,  // Segments that this rank touches. Gradients of these values are float, and
-                    // added up.
+    ROWS_SEGMENTS,  // Segments that this rank touches. Their gradients are float, and added up.
     ROWS_KINDS,
 } Rows;
 
@@ -34,6 +33,7 @@ typedef enum {
     OP_ATTENTION,
     OP_GATE_RESIDUAL,
     OP_TIME_EMBEDDING,
+    OP_QKV_SEND,
     OP_TOKENS_TO_HEADS,
     OP_HEADS_TO_TOKENS,
     OP_KINDS,
@@ -71,8 +71,8 @@ typedef struct {
     int64_t param[OP_PARAMS_MAX];  // Offset in the unit's buffer, -1 where missing.
     float number;                  // Epsilon of norms, factor of the time embedding.
     int choice;                    // NormKind; 1: RoPE, cross-attention.
-    int64_t heads;                 // Attention, norms: of this rank; movements: of all ranks.
-    int64_t width;  // Attention and its movements: columns of all heads of all ranks.
+    int64_t heads;                 // Attention: of this rank; others: of all ranks.
+    int64_t width;                 // Attention: columns of all heads of all ranks.
 } Call;
 
 // Where the planner put things: offsets into the regions `kept` (one per unit that runs, from

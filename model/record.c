@@ -160,24 +160,42 @@ static Value attention(Program *p, Value q, Value k, Value v, int64_t heads, int
     return out;
 }
 
-Value self_attention(Program *p, Value q, Value k, Value v, int64_t heads) {
+// q, k and v of this rank's heads for all tokens of the pack, from all heads of its tokens.
+static void exchange(Program *p, const Value qkv[3], const char *q_norm, const char *k_norm,
+                     float epsilon, int64_t heads, int64_t here, Value out[3]) {
+    const int64_t C = p->value[qkv[0]].cols;
+    Call *call = call_add(p, OP_QKV_SEND, 3, qkv);
+    call->param[0] = parameter(p, q_norm, ".weight", 1, &C, INIT_ONE, false);
+    call->param[1] = parameter(p, k_norm, ".weight", 1, &C, INIT_ONE, false);
+    call->number = epsilon;
+    call->heads = heads;
+    const Value sent = output_add(p, call, ROWS_TOKENS, 3 * C, REAL_TYPE);
+    for (int i = 1; i < 3; i++) {
+        output_add(p, call, ROWS_TOKENS, 1, TYPE_F32);
+        p->value[call->out[i]].gradient = false;
+    }
+    call = call_add(p, OP_TOKENS_TO_HEADS, 1, &sent);
+    call->heads = heads;
+    chunk(p, output_add(p, call, ROWS_PACK, 3 * here * (C / heads), REAL_TYPE), 3, out);
+}
+
+Value self_attention(Program *p, const Value qkv[3], const char *q_norm, const char *k_norm,
+                     float epsilon, int64_t heads) {
     const Mesh *mesh = p->mesh;
-    const int64_t width = p->value[q].cols, D = width / heads;
-    if (mesh->sequences == 1) return attention(p, q, k, v, heads, width, false);
+    const int64_t width = p->value[qkv[0]].cols;
+    if (mesh->sequences == 1) {
+        const Value q = qk_norm(p, qkv[0], q_norm, epsilon, heads, true);
+        const Value k = qk_norm(p, qkv[1], k_norm, epsilon, heads, true);
+        return attention(p, q, k, qkv[2], heads, width, false);
+    }
     const int64_t here = ulysses_head_cut(heads, mesh->sequence_index + 1, mesh->sequences) -
                          ulysses_head_cut(heads, mesh->sequence_index, mesh->sequences);
-    Call *call = call_add(p, OP_TOKENS_TO_HEADS, 3, (Value[]){q, k, v});
-    call->heads = heads;
-    call->width = width;
     Value moved[3];
-    for (int i = 0; i < 3; i++) {
-        moved[i] = output_add(p, call, ROWS_PACK, here * D, REAL_TYPE);
-    }
+    exchange(p, qkv, q_norm, k_norm, epsilon, heads, here, moved);
     const Value out = attention(p, moved[0], moved[1], moved[2], here, width, false);
-    call = call_add(p, OP_HEADS_TO_TOKENS, 1, &out);
+    Call *call = call_add(p, OP_HEADS_TO_TOKENS, 1, &out);
     call->heads = heads;
-    call->width = width;
-    return output_add(p, call, ROWS_TOKENS, heads * D, REAL_TYPE);
+    return output_add(p, call, ROWS_TOKENS, width, REAL_TYPE);
 }
 
 Value cross_attention(Program *p, Value q, Value k, Value v, int64_t heads) {

@@ -34,9 +34,11 @@ Value norm_modulate(Program *p, Value x, NormKind kind, const char *name, float 
 // RMS norm over all heads with NAME.weight, then RoPE by the token's position where `rope`.
 Value qk_norm(Program *p, Value x, const char *name, float epsilon, int64_t heads, bool rope);
 
-// softmax(q k^T / sqrt(D)) v within each segment; all heads of all tokens of the pack. Under
-// sequence parallelism tokens become heads before and heads tokens after it.
-Value self_attention(Program *p, Value q, Value k, Value v, int64_t heads);
+// softmax(q k^T / sqrt(D)) v within each segment, q = qk_norm(qkv[0], q_norm), k = qk_norm(qkv[1],
+// k_norm), both with RoPE, v = qkv[2]; all heads of all tokens of the pack. Under sequence
+// parallelism tokens become heads before and heads tokens after it.
+Value self_attention(Program *p, const Value qkv[3], const char *q_norm, const char *k_norm,
+                     float epsilon, int64_t heads);
 
 // The same from tokens to the text of their segment.
 Value cross_attention(Program *p, Value q, Value k, Value v, int64_t heads);

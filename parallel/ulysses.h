@@ -18,27 +18,37 @@ int64_t ulysses_token_cut(int64_t P, int i, int n);
 // Rank i has heads [cut(i), cut(i + 1)): the first H % n ranks have one more than the others.
 int64_t ulysses_head_cut(int64_t H, int i, int n);
 
-// One tensor of a movement: rows of tokens, in each of them heads of D elements.
+// Where this rank's tokens lie as they travel: a part for each of `ranks` ranks, in their order.
+// Part i [T, tensors * h * D] has rank i's h heads in rows of tokens, `tensors` tensors next to
+// each other; this one is number `tensor`. So what arrives from all ranks is rows of the whole
+// pack. 1 rank and 1 tensor are rows [T, H * D] as anywhere else.
 typedef struct {
-    real *out;
-    const real *in;
-    int64_t out_stride, in_stride;  // Elements from row to row.
-    int64_t D;                      // With grouped heads: those of one group together.
-} UlyssesTensor;
+    int ranks, tensors, tensor;
+} PeerOrder;
 
-// out [P, h * D] = this rank's heads of all tokens, from every rank's in [T, H * D]. `count`
-// tensors of the same tokens and H move in one exchange. scratch has ulysses_scratch elements.
-// Collective over comm.
-void ulysses_tokens_to_heads(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
-                             int64_t H, real *scratch, Stream stream);
+// The rows of one tensor in a part: they begin at element `begin` of the parts and are `stride`
+// apart; they are columns [column, column + columns) of the tensor.
+typedef struct {
+    int64_t begin, stride, column, columns;
+} PeerPart;
 
-// out [T, H * D] = all heads of this rank's tokens, from every rank's in [P, h * D].
-// Collective over comm.
-void ulysses_heads_to_tokens(Comm *comm, const UlyssesTensor *tensors, int count, int64_t P,
-                             int64_t H, real *scratch, Stream stream);
+// Fills parts [order.ranks].
+void ulysses_parts(PeerPart parts[ULYSSES_RANKS_MAX], PeerOrder order, int64_t T, int64_t H,
+                   int64_t D);
 
-// Elements of scratch that suffice for either movement on every rank: D_sum adds up the D of the
-// tensors, P_max bounds the tokens.
-int64_t ulysses_scratch(int64_t P_max, int64_t H, int64_t D_sum, int n);
+// Copies one tensor [T, H * D], rows ldx apart, to its place in the parts, and back.
+void ulysses_pack(real *parts, const real *x, int64_t ldx, PeerOrder order, int64_t T, int64_t H,
+                  int64_t D, Stream stream);
+void ulysses_unpack(real *x, int64_t ldx, const real *parts, PeerOrder order, int64_t T, int64_t H,
+                    int64_t D, Stream stream);
+
+// heads [P, h * D] = this rank's heads of all tokens, from every rank's parts. D: the elements of a
+// head, those of all tensors together. Collective over comm.
+void ulysses_tokens_to_heads(Comm *comm, real *heads, const real *parts, int64_t P, int64_t H,
+                             int64_t D, Stream stream);
+
+// parts = all heads of this rank's tokens, from every rank's heads. Collective over comm.
+void ulysses_heads_to_tokens(Comm *comm, real *parts, const real *heads, int64_t P, int64_t H,
+                             int64_t D, Stream stream);
 
 #endif

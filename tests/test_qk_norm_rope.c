@@ -1,5 +1,6 @@
 // qk_norm_rope: PyTorch's numbers in float64, slopes by finite differences, += and = as promised,
-// rows that lie apart, the same bits for any number of threads, no tokens and no heads.
+// rows that lie apart, the order of peers, the same bits for any number of threads, no tokens and
+// no heads.
 // ranks: 1
 // backends: all
 // orders: up down
@@ -36,15 +37,15 @@ static void query_free(Query *q) {
 }
 
 static void forward(const Query *q) {
-    qk_norm_rope_forward(q->out, q->inverse, q->x, q->ldx, q->weight, q->rope, 1e-6f, q->T,
-                         q->heads, q->D, NULL);
+    qk_norm_rope_forward(q->out, (PeerOrder){1, 1, 0}, q->inverse, q->x, q->ldx, q->weight, q->rope,
+                         1e-6f, q->T, q->heads, q->D, NULL);
     stream_wait(NULL);
 }
 
 static void backward(const Query *q) {
     void *scratch = scratch_new(qk_norm_rope_scratch(q->T, q->heads, q->D));
-    qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, q->x, q->ldx, q->weight, q->rope,
-                          q->inverse, q->T, q->heads, q->D, scratch, NULL);
+    qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, (PeerOrder){1, 1, 0}, q->x, q->ldx,
+                          q->weight, q->rope, q->inverse, q->T, q->heads, q->D, scratch, NULL);
     stream_wait(NULL);
     device_free(scratch);
 }
@@ -154,6 +155,43 @@ static void test_shapes(void **state) {
     }
 }
 
+// In the order of peers, heads that do not divide by the ranks or are fewer among them: forward
+// and backward give the bits that packing what they give otherwise does, and touch nothing else.
+static void test_order(void **state) {
+    (void)state;
+    const struct {
+        int64_t T, heads, D;
+        int ranks, tensors;
+    } cases[] = {{41, 28, 64, 8, 3}, {20, 5, 72, 2, 3},   {9, 3, 16, 5, 2}, {45, 7, 6, 3, 3},
+                 {7, 4, 36, 4, 1},   {19, 40, 128, 4, 3}, {3, 3, 20, 1, 2}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Query q = query_random(cases[i].T, cases[i].heads, cases[i].D);
+        const int64_t count = q.T * q.C * cases[i].tensors;
+        forward(&q);
+        backward(&q);
+        for (int tensor = 0; tensor < cases[i].tensors; tensor++) {
+            const PeerOrder order = {cases[i].ranks, cases[i].tensors, tensor};
+            real *sent = reals_random(count, 4, 0.0f, 1.0f);
+            real *want = reals_random(count, 4, 0.0f, 1.0f), *dx = reals_new(q.T * q.ldx);
+            float *inverse = floats_new(q.T), *dweight = floats_new(q.C);
+            void *scratch = scratch_new(qk_norm_rope_scratch(q.T, q.heads, q.D));
+            ulysses_pack(want, q.out, q.C, order, q.T, q.heads, q.D, NULL);
+            qk_norm_rope_forward(sent, order, inverse, q.x, q.ldx, q.weight, q.rope, 1e-6f, q.T,
+                                 q.heads, q.D, NULL);
+            check_equal("out", sent, want, count);
+            check_equal("inverse", inverse, q.inverse, q.T);
+            ulysses_pack(sent, q.dout, q.C, order, q.T, q.heads, q.D, NULL);
+            qk_norm_rope_backward(dx, q.ldx, dweight, sent, order, q.x, q.ldx, q.weight, q.rope,
+                                  inverse, q.T, q.heads, q.D, scratch, NULL);
+            check_equal("dx", dx, q.dx, q.T * q.ldx);
+            check_equal("dweight", dweight, q.dweight, q.C);
+            free_all(sent, want, dx, inverse, dweight);
+            device_free(scratch);
+        }
+        query_free(&q);
+    }
+}
+
 static double loss(void *context) {
     const Query *q = context;
     forward(q);
@@ -227,9 +265,10 @@ static void test_nothing(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),  cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_order),     cmocka_unit_test(test_slopes),
+        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

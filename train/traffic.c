@@ -7,7 +7,8 @@ static double movements(const Program *block) {
     for (int c = 0; c < block->calls; c++) {
         const Call *call = &block->call[c];
         if (call->op != OP_TOKENS_TO_HEADS && call->op != OP_HEADS_TO_TOKENS) continue;
-        tensors += call->outputs * (block->plan.recompute[c] ? 3.0 : 2.0);
+        const double moved = call->op == OP_TOKENS_TO_HEADS ? 3 : 1;  // q, k, v; what comes out.
+        tensors += moved * (block->plan.recompute[c] ? 3.0 : 2.0);
     }
     return tensors;
 }

@@ -8,6 +8,7 @@
 
 #include "base/device.h"
 #include "base/real.h"
+#include "parallel/ulysses.h"
 
 typedef enum { NORM_LAYER, NORM_RMS } NormKind;
 
@@ -45,17 +46,19 @@ int64_t norm_modulate_scratch(int64_t T, int64_t C, int64_t S);
 // arXiv 2104.09864):
 //   y = x / sqrt(mean(x^2 over all heads) + epsilon) * weight, then each pair (2i, 2i + 1) of each
 //   head turns: (y0 cos - y1 sin, y0 sin + y1 cos) with cos, sin = rope[t][i][0..1].
-// out [T, C] dense, C = heads * D; x [T, C] with rows ldx apart; weight [C]; rope [T, D / 2, 2] or
-// NULL: no turn; inverse [T] = 1 / sqrt(..), kept. Float between load and store.
-void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx, const real *weight,
-                          const float *rope, float epsilon, int64_t T, int64_t heads, int64_t D,
-                          Stream stream);
+// C = heads * D; out in `order`, ready to be sent or, of 1 rank, [T, C] dense; x [T, C] with rows
+// ldx apart; weight [C]; rope [T, D / 2, 2] or NULL: no turn; inverse [T] = 1 / sqrt(..), kept.
+// Float between load and store.
+void qk_norm_rope_forward(real *out, PeerOrder order, float *inverse, const real *x, int64_t ldx,
+                          const real *weight, const float *rope, float epsilon, int64_t T,
+                          int64_t heads, int64_t D, Stream stream);
 
-// dx [T, C], rows lddx apart, =; dweight [C] +=; scratch: qk_norm_rope_scratch bytes for at most T
-// rows.
-void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
-                           int64_t ldx, const real *weight, const float *rope, const float *inverse,
-                           int64_t T, int64_t heads, int64_t D, void *scratch, Stream stream);
+// dx [T, C], rows lddx apart, =; dweight [C] +=; dout in `order`; scratch: qk_norm_rope_scratch
+// bytes for at most T rows.
+void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout,
+                           PeerOrder order, const real *x, int64_t ldx, const real *weight,
+                           const float *rope, const float *inverse, int64_t T, int64_t heads,
+                           int64_t D, void *scratch, Stream stream);
 int64_t qk_norm_rope_scratch(int64_t T, int64_t heads, int64_t D);
 
 #endif

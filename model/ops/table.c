@@ -154,25 +154,27 @@ static int64_t norm_room(const Program *p, const Call *call, const int64_t *boun
     return norm_modulate_scratch(bound[out->rows], out->cols, modulated ? bound[ROWS_SEGMENTS] : 0);
 }
 
+static const PeerOrder TOKEN_ORDER = {.ranks = 1, .tensors = 1, .tensor = 0};
+
 static void qk_norm_run(const OpRun *r) {
     const int64_t heads = r->call->heads;
-    qk_norm_rope_forward(r->out[0], r->out[1], r->in[0], r->in_ld[0], r->param[0],
+    qk_norm_rope_forward(r->out[0], TOKEN_ORDER, r->out[1], r->in[0], r->in_ld[0], r->param[0],
                          r->call->choice ? r->bind->rope : NULL, r->call->number, r->rows, heads,
                          r->out_cols[0] / heads, r->stream);
 }
 
 static void qk_norm_back(const OpRun *r) {
     const int64_t heads = r->call->heads;
-    qk_norm_rope_backward(r->din[0], r->in_ld[0], r->dparam[0], r->dout[0], r->in[0], r->in_ld[0],
-                          r->param[0], r->call->choice ? r->bind->rope : NULL, r->out[1], r->rows,
-                          heads, r->out_cols[0] / heads, r->scratch, r->stream);
+    qk_norm_rope_backward(r->din[0], r->in_ld[0], r->dparam[0], r->dout[0], TOKEN_ORDER, r->in[0],
+                          r->in_ld[0], r->param[0], r->call->choice ? r->bind->rope : NULL,
+                          r->out[1], r->rows, heads, r->out_cols[0] / heads, r->scratch, r->stream);
 }
 
 static int64_t qk_norm_room(const Program *p, const Call *call, const int64_t *bound,
                             bool backward) {
-    if (!backward || call->heads == 0) return 0;
-    const ValueInfo *out = &p->value[call->out[0]];
-    return qk_norm_rope_scratch(bound[out->rows], call->heads, out->cols / call->heads);
+    if (!backward) return 0;
+    const ValueInfo *in = &p->value[call->in[0]];
+    return qk_norm_rope_scratch(bound[in->rows], call->heads, in->cols / call->heads);
 }
 
 // ---- attention
@@ -287,47 +289,68 @@ static void time_back(const OpRun *r) {
     (void)r;  // Time is given: nothing flows back, and the planner never calls this.
 }
 
-// ---- sequence parallelism: each movement is the other's backward
-static void move(const OpRun *r, void *const *out, const int64_t *out_ld, const void *const *in,
-                 const int64_t *in_ld, bool to_heads) {
-    const Call *call = r->call;
-    UlyssesTensor tensors[OP_INPUTS_MAX];
-    for (int i = 0; i < call->outputs; i++) {
-        tensors[i] = (UlyssesTensor){.out = out[i],
-                                     .in = in[i],
-                                     .out_stride = out_ld[i],
-                                     .in_stride = in_ld[i],
-                                     .D = call->width / call->heads};
+// ---- sequence parallelism
+// q, k and v travel together.
+static PeerOrder send_order(const OpRun *r, int tensor) {
+    return (PeerOrder){r->program->mesh->sequences, 3, tensor};
+}
+
+static void send_run(const OpRun *r) {
+    const int64_t heads = r->call->heads, D = r->in_cols[0] / heads;
+    for (int i = 0; i < 2; i++) {
+        qk_norm_rope_forward(r->out[0], send_order(r, i), r->out[1 + i], r->in[i], r->in_ld[i],
+                             r->param[i], r->bind->rope, r->call->number, r->rows, heads, D,
+                             r->stream);
     }
-    (to_heads ? ulysses_tokens_to_heads : ulysses_heads_to_tokens)(
-        r->program->mesh->sequence, tensors, call->outputs, r->bind->P, call->heads, r->scratch,
-        r->stream);
+    ulysses_pack(r->out[0], r->in[2], r->in_ld[2], send_order(r, 2), r->rows, heads, D, r->stream);
+}
+
+static void send_back(const OpRun *r) {
+    const int64_t heads = r->call->heads, D = r->in_cols[0] / heads;
+    for (int i = 0; i < 2; i++) {
+        qk_norm_rope_backward(r->din[i], r->in_ld[i], r->dparam[i], r->dout[0], send_order(r, i),
+                              r->in[i], r->in_ld[i], r->param[i], r->bind->rope, r->out[1 + i],
+                              r->rows, heads, D, r->scratch, r->stream);
+    }
+    ulysses_unpack(r->din[2], r->in_ld[2], r->dout[0], send_order(r, 2), r->rows, heads, D,
+                   r->stream);
 }
 
 static void to_heads_run(const OpRun *r) {
-    move(r, r->out, r->out_ld, r->in, r->in_ld, true);
+    const int64_t heads = r->call->heads;
+    ulysses_tokens_to_heads(r->program->mesh->sequence, r->out[0], r->in[0], r->bind->P, heads,
+                            r->in_cols[0] / heads, r->stream);
 }
 
 static void to_heads_back(const OpRun *r) {
-    move(r, r->din, r->in_ld, r->dout, r->out_ld, false);
+    const int64_t heads = r->call->heads;
+    ulysses_heads_to_tokens(r->program->mesh->sequence, r->din[0], r->dout[0], r->bind->P, heads,
+                            r->in_cols[0] / heads, r->stream);
 }
 
 static void to_tokens_run(const OpRun *r) {
-    move(r, r->out, r->out_ld, r->in, r->in_ld, false);
+    const int64_t heads = r->call->heads, D = r->out_cols[0] / heads;
+    const Mesh *mesh = r->program->mesh;
+    ulysses_heads_to_tokens(mesh->sequence, r->scratch, r->in[0], r->bind->P, heads, D, r->stream);
+    ulysses_unpack(r->out[0], r->out_ld[0], r->scratch, (PeerOrder){mesh->sequences, 1, 0}, r->rows,
+                   heads, D, r->stream);
 }
 
 static void to_tokens_back(const OpRun *r) {
-    move(r, r->din, r->in_ld, r->dout, r->out_ld, true);
+    const int64_t heads = r->call->heads, D = r->out_cols[0] / heads;
+    const Mesh *mesh = r->program->mesh;
+    ulysses_pack(r->scratch, r->dout[0], r->out_ld[0], (PeerOrder){mesh->sequences, 1, 0}, r->rows,
+                 heads, D, r->stream);
+    ulysses_tokens_to_heads(mesh->sequence, r->din[0], r->scratch, r->bind->P, heads, D, r->stream);
 }
 
-static int64_t move_room(const Program *p, const Call *call, const int64_t *bound, bool backward) {
+static int64_t to_tokens_room(const Program *p, const Call *call, const int64_t *bound,
+                              bool backward) {
     (void)backward;
-    return type_size(REAL_TYPE) * ulysses_scratch(bound[ROWS_PACK], call->heads,
-                                                  call->outputs * call->width / call->heads,
-                                                  p->mesh->sequences);
+    return type_size(REAL_TYPE) * bound[ROWS_TOKENS] * p->value[call->out[0]].cols;
 }
 
-enum { IN_0 = 1, IN_1 = 2, IN_2 = 4, OUT_0 = 1, OUT_1 = 2 };
+enum { IN_0 = 1, IN_1 = 2, IN_2 = 4, OUT_0 = 1, OUT_1 = 2, OUT_2 = 4 };
 
 // clang-format off
 const OpInfo op_table[OP_KINDS] = {
@@ -347,9 +370,10 @@ const OpInfo op_table[OP_KINDS] = {
     [OP_GATE_RESIDUAL] = {"gate_residual", gate_run, gate_back, .scratch = gate_room,
                           .keep = KEEP_CHEAP, .needs_in = IN_1 | IN_2, .passes = true},
     [OP_TIME_EMBEDDING] = {"time_embedding", time_run, time_back, .keep = KEEP_CHEAP},
-    [OP_TOKENS_TO_HEADS] = {"tokens_to_heads", to_heads_run, to_heads_back, .scratch = move_room,
-                            .keep = KEEP_PRODUCT},
+    [OP_QKV_SEND] = {"qkv_send", send_run, send_back, .scratch = qk_norm_room, .keep = KEEP_CHEAP,
+                     .needs_in = IN_0 | IN_1, .needs_out = OUT_1 | OUT_2},
+    [OP_TOKENS_TO_HEADS] = {"tokens_to_heads", to_heads_run, to_heads_back, .keep = KEEP_PRODUCT},
     [OP_HEADS_TO_TOKENS] = {"heads_to_tokens", to_tokens_run, to_tokens_back,
-                            .scratch = move_room, .keep = KEEP_DEAR},
+                            .scratch = to_tokens_room, .keep = KEEP_DEAR},
 };
 // clang-format on

@@ -21,12 +21,41 @@ static void check_heads(int64_t heads, int64_t D) {
           CHANNELS_MAX);
 }
 
-// Parts of 16 bytes must not straddle heads, or the turns of one do not lie together.
-static bool is_wide(const Query *q, const void *other, int64_t ldo, const void *third,
-                    int64_t ldt) {
-    const bool turns = q->rope == NULL || (q->D % REALS_16 == 0 && (uintptr_t)q->rope % 16 == 0);
-    return turns && aligned_16(q->x, q->ldx) && aligned_16(q->weight, q->C) &&
-           aligned_16(other, ldo) && aligned_16(third, ldt);
+// out or dout in the order of peers: ranks have `few` heads each, but those of the first `more`
+// heads few + 1.
+typedef struct {
+    PeerOrder peers;
+    int64_t T;
+    int few, more, D;
+} Order;
+
+static Order order_of(PeerOrder peers, int64_t T, int64_t heads, int64_t D) {
+    const int n = peers.ranks, few = (int)(heads / n);
+    return (Order){peers, T, few, (int)(heads % n) * (few + 1), (int)D};
+}
+
+// Row t of channel c lies at begin + t * stride.
+typedef struct {
+    int64_t begin, stride;
+} Place;
+
+static __device__ __forceinline__ Place place_of(const Order &o, int64_t c, int64_t C) {
+    const int tensors = o.peers.tensors, tensor = o.peers.tensor;
+    if (o.peers.ranks == 1) return {tensor * C + c, tensors * C};
+    const int head = (int)c / o.D, first = head < o.more ? 0 : o.more;
+    const int heads = head < o.more ? o.few + 1 : max(o.few, 1);  // Of the channel's rank.
+    const int before = (head - first) % heads;                    // Of them.
+    const int64_t part = (int64_t)(head - before) * tensors * o.T;
+    return {(part + tensor * heads + before) * o.D + c % o.D, (int64_t)tensors * heads * o.D};
+}
+
+// Parts of 16 bytes must not straddle heads that are turned or sent: turns lie together for one
+// head alone, and heads may part.
+static bool is_wide(const Query *q, const void *ordered, PeerOrder peers, const void *other,
+                    int64_t ldo) {
+    const bool whole = q->D % REALS_16 == 0 && (uintptr_t)q->rope % 16 == 0;
+    return (whole || (q->rope == NULL && peers.ranks == 1)) && aligned_16(q->x, q->ldx) &&
+           aligned_16(q->weight, q->C) && aligned_16(ordered, q->C) && aligned_16(other, ldo);
 }
 
 // cos and sin of the pairs of a part whose first channel is number `place` of its head; no turn
@@ -51,11 +80,26 @@ static __device__ __forceinline__ void turn_read(float turn[REALS_16], const flo
     }
 }
 
+template <bool WIDE>
+static __device__ __forceinline__ void ordered_store(real *out, const Order &o, int64_t t,
+                                                     int64_t c, int64_t C,
+                                                     const float in[REALS_16]) {
+    for (int i = 0; i < (WIDE ? 1 : REALS_16) && c + i < C; i++) {
+        const Place place = place_of(o, c + i, C);
+        real *const to = out + place.begin + t * place.stride;
+        if (WIDE) {
+            store_16(to, in);
+        } else {
+            *to = to_real(in[i]);
+        }
+    }
+}
+
 // As norm_forward_kernel: one row for blockDim.x threads, a warp up to 2,048 channels in bf16. 4
 // bytes per element in bf16, and the row of turns, which all heads share.
 template <bool WIDE, int V>
 static __global__ void __launch_bounds__(256)
-    qk_norm_rope_forward_kernel(real *out, float *inverses, Query q, float epsilon) {
+    qk_norm_rope_forward_kernel(real *out, Order order, float *inverses, Query q, float epsilon) {
     __shared__ float partial[8];
     const int64_t t = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, C = q.C;
     const bool here = t < q.T;
@@ -85,35 +129,36 @@ static __global__ void __launch_bounds__(256)
             y[i] = y0 * turn[i] - y1 * turn[i + 1];
             y[i + 1] = y0 * turn[i + 1] + y1 * turn[i];
         }
-        part_store<WIDE>(out + t * C, c, C, y);
+        ordered_store<WIDE>(out, order, t, c, C, y);
     }
 }
 
-void qk_norm_rope_forward(real *out, float *inverse, const real *x, int64_t ldx, const real *weight,
-                          const float *rope, float epsilon, int64_t T, int64_t heads, int64_t D,
-                          Stream stream) {
+void qk_norm_rope_forward(real *out, PeerOrder peers, float *inverse, const real *x, int64_t ldx,
+                          const real *weight, const float *rope, float epsilon, int64_t T,
+                          int64_t heads, int64_t D, Stream stream) {
     check_heads(heads, D);
     if (heads == 0) return;
     const Query q = {x, weight, rope, ldx, T, heads * D, (int)D};
-    const bool wide = is_wide(&q, out, q.C, NULL, 0);
+    const bool wide = is_wide(&q, out, peers, NULL, 0);
+    const Order order = order_of(peers, T, heads, D);
     const dim3 block = row_block(q.C);
     const unsigned grid = (unsigned)div_up(T, block.y);
     const int64_t parts = wide ? div_up(row_parts(q.C), block.x) : 8;
     if (!wide) {
-        LAUNCH((qk_norm_rope_forward_kernel<false, 8>), grid, block, 0, stream, out, inverse, q,
-               epsilon);
+        LAUNCH((qk_norm_rope_forward_kernel<false, 8>), grid, block, 0, stream, out, order, inverse,
+               q, epsilon);
     } else if (parts <= 2) {
-        LAUNCH((qk_norm_rope_forward_kernel<true, 2>), grid, block, 0, stream, out, inverse, q,
-               epsilon);
+        LAUNCH((qk_norm_rope_forward_kernel<true, 2>), grid, block, 0, stream, out, order, inverse,
+               q, epsilon);
     } else if (parts <= 5) {
-        LAUNCH((qk_norm_rope_forward_kernel<true, 5>), grid, block, 0, stream, out, inverse, q,
-               epsilon);
+        LAUNCH((qk_norm_rope_forward_kernel<true, 5>), grid, block, 0, stream, out, order, inverse,
+               q, epsilon);
     } else if (parts <= 7) {
-        LAUNCH((qk_norm_rope_forward_kernel<true, 7>), grid, block, 0, stream, out, inverse, q,
-               epsilon);
+        LAUNCH((qk_norm_rope_forward_kernel<true, 7>), grid, block, 0, stream, out, order, inverse,
+               q, epsilon);
     } else {
-        LAUNCH((qk_norm_rope_forward_kernel<true, 8>), grid, block, 0, stream, out, inverse, q,
-               epsilon);
+        LAUNCH((qk_norm_rope_forward_kernel<true, 8>), grid, block, 0, stream, out, order, inverse,
+               q, epsilon);
     }
 }
 
@@ -126,22 +171,39 @@ typedef struct {
     real *dx;
     int64_t lddx;
     const real *dout;
+    Order order;
     const float *inverse;
     float *sums;  // [chunks] rows: those of dout * n.
     Chunks chunks;
     int rows;  // In shared memory at once.
 } QueryBackward;
 
+// `place` is that of channel c.
+template <bool WIDE>
+static __device__ __forceinline__ void ordered_fetch(uint4 *to, const QueryBackward &b, Place place,
+                                                     int64_t t, int64_t c, int64_t C) {
+    if (WIDE) {
+        part_fetch<true>(to, b.dout + place.begin + t * place.stride - c, c, C);
+        return;
+    }
+    real *const value = (real *)to;
+    for (int i = 0; i < REALS_16; i++) {
+        place = place_of(b.order, c + i, C);
+        value[i] = c + i < C ? b.dout[place.begin + t * place.stride] : to_real(0.0f);
+    }
+}
+
 // Row t, where it is before `last`, sets out for `slot`.
 template <bool WIDE, int V>
 static __device__ __forceinline__ void fetch_row(const Query &q, const QueryBackward &b,
-                                                 uint4 *slot, int64_t t, int64_t last) {
+                                                 const Place place[V], uint4 *slot, int64_t t,
+                                                 int64_t last) {
 #pragma unroll
     for (int p = 0; p < V && t < last; p++) {
         const int64_t c = part_channel(p);
         uint4 *to = slot + p * blockDim.x + threadIdx.x;
         part_fetch<WIDE>(to, q.x + t * q.ldx, c, q.C);
-        part_fetch<WIDE>(to + V * blockDim.x, b.dout + t * q.C, c, q.C);
+        ordered_fetch<WIDE>(to + V * blockDim.x, b, place[p], t, c, q.C);
     }
     fetch_end();
 }
@@ -167,8 +229,11 @@ static __global__ void __launch_bounds__(Walk<V>::THREADS_MAX, Walk<V>::BLOCKS_M
     uint4 *slots = (uint4 *)dynamic_shared;
     const int64_t first = blockIdx.x * b.chunks.rows, C = q.C;
     const int64_t last = min_i64(q.T, first + b.chunks.rows);
+    Place place[V];
+#pragma unroll
+    for (int p = 0; p < V; p++) place[p] = place_of(b.order, part_channel(p), C);
     for (int r = 0; r < b.rows; r++) {
-        fetch_row<WIDE, V>(q, b, slots + r * row_uint4, first + r, last);
+        fetch_row<WIDE, V>(q, b, place, slots + r * row_uint4, first + r, last);
     }
     float weight[V][REALS_16], sum[V][REALS_16], turn[V][REALS_16], next = b.inverse[first];
 #pragma unroll
@@ -210,7 +275,7 @@ static __global__ void __launch_bounds__(Walk<V>::THREADS_MAX, Walk<V>::BLOCKS_M
             }
             part_store<WIDE>(b.dx + t * b.lddx, part_channel(p), C, d[p]);
         }
-        fetch_row<WIDE, V>(q, b, slots + slot * row_uint4, t + b.rows, last);
+        fetch_row<WIDE, V>(q, b, place, slots + slot * row_uint4, t + b.rows, last);
         slot = slot + 1 < b.rows ? slot + 1 : 0;
     }
 #pragma unroll
@@ -219,17 +284,24 @@ static __global__ void __launch_bounds__(Walk<V>::THREADS_MAX, Walk<V>::BLOCKS_M
     }
 }
 
-void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout, const real *x,
-                           int64_t ldx, const real *weight, const float *rope, const float *inverse,
-                           int64_t T, int64_t heads, int64_t D, void *scratch, Stream stream) {
+void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout,
+                           PeerOrder peers, const real *x, int64_t ldx, const real *weight,
+                           const float *rope, const float *inverse, int64_t T, int64_t heads,
+                           int64_t D, void *scratch, Stream stream) {
     check_heads(heads, D);
     if (heads == 0 || T == 0) return;
     const Query q = {x, weight, rope, ldx, T, heads * D, (int)D};
-    const bool wide = is_wide(&q, dout, q.C, dx, lddx);
+    const bool wide = is_wide(&q, dout, peers, dx, lddx);
     const int threads = walk_threads(q.C), parts = wide ? walk_parts(q.C) : 4;
     const int64_t row = 2 * (int64_t)sizeof(uint4) * parts * threads;
-    const QueryBackward b = {
-        dx, lddx, dout, inverse, (float *)scratch, chunks_of(T, q.C, WALK_BLOCKS), walk_rows(row)};
+    const QueryBackward b = {dx,
+                             lddx,
+                             dout,
+                             order_of(peers, T, heads, D),
+                             inverse,
+                             (float *)scratch,
+                             chunks_of(T, q.C, WALK_BLOCKS),
+                             walk_rows(row)};
     const unsigned grid = (unsigned)b.chunks.count;
     if (!wide) {
         LAUNCH((qk_norm_rope_backward_kernel<false, 4>), grid, threads, b.rows * row, stream, q, b);
