@@ -132,6 +132,7 @@ static void check_plain(const Layer *l) {
     const int64_t T = l->T, N = l->N, K = l->K;
     const double tolerance = REAL_TYPE == TYPE_BF16 ? 0x1p-8 : 1e-5;
     float *out = floats_new(T * N), *dx = floats_new(T * K), *dw = floats_new(N * K);
+    float *db = floats_new(N);
 #pragma omp parallel for
     for (int64_t t = 0; t < T; t++) {
         for (int64_t n = 0; n < N; n++) {
@@ -149,6 +150,9 @@ static void check_plain(const Layer *l) {
     }
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
+        double bias = 0.0;
+        for (int64_t t = 0; t < T; t++) bias += at(l->dout, t * l->ldo + n);
+        db[n] = (float)bias;
         for (int64_t k = 0; k < K; k++) {
             double sum = 0.0;
             for (int64_t t = 0; t < T; t++) {
@@ -164,13 +168,16 @@ static void check_plain(const Layer *l) {
     check_close_real("dx", got, dx, T * K, tolerance);
     device_free(got);
     check_close("dw", l->dw, dw, N * K, 1e-5);
+    check_close("db", l->db, db, N, 1e-5);
     free_all(out, dx, dw);
+    device_free(db);
 }
 
 static void test_tiles(void **state) {
     (void)state;
-    const int64_t shapes[][3] = {{300, 450, 700}, {257, 64, 576}, {17, 1200, 130}, {1100, 33, 65}};
-    for (int i = 0; i < 4; i++) {
+    const int64_t shapes[][3] = {
+        {300, 450, 700}, {257, 64, 576}, {17, 1200, 130}, {1100, 33, 65}, {1100, 40, 700}};
+    for (int i = 0; i < 5; i++) {
         Layer l = layer_random(shapes[i][0], shapes[i][1], shapes[i][2], i == 0 ? 8 : 0);
         forward(&l);
         backward(&l, false);

@@ -290,9 +290,8 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
 // dw [N, K] += dout^T x: blocks of `height` whole rows of dw, summed in place over chunks of TOKENS
 // tokens. x is packed once for all blocks where that pays. (Packing dout as well and keeping
 // the sums of 384 x 384 tiles was slower by a quarter on AMX: what is packed leaves the cache
-// before it is used.) In fp32, where rows are long and not packed, tiles are `width` columns: whole
-// rows of 1,024 ran at 42 GFLOP/s, tiles of 256 at 75 (one core with AVX2, where others reach 66 to
-// 77).
+// before it is used.) In fp32 rows that are long and not packed are cut into tiles of `width`
+// columns: an AVX2 core does whole rows of 1,024 at 42 GFLOP/s, tiles of 256 at 75.
 typedef struct {
     float *dw, *db;
     const real *dout, *x;
@@ -327,8 +326,7 @@ static int64_t weight_own(const Weight *s) {
            s->height * s->width * (int64_t)sizeof(float);
 }
 
-// For a chunk of this many tokens. tile [0]: of blocks, [1]: of the last block, which may be lower;
-// of tiles that are not whole rows [0] overwrites, [1] adds.
+// For a chunk of this many tokens. tile [0]: of blocks, [1]: of the last block, which may be lower.
 typedef struct {
     int64_t tokens;
     const Pack *pack;
@@ -337,15 +335,6 @@ typedef struct {
 
 static WeightTools weight_tools(const Weight *s, int64_t tokens) {
     WeightTools tools = {.tokens = tokens};
-    for (int add = 0; add < 2 && s->width; add++) {
-        tools.tile[add] = tile_get((TileShape){.M = s->height,
-                                               .N = s->width,
-                                               .K = tokens,
-                                               .add = add,
-                                               .a_transposed = true,
-                                               .b_plain = true});
-    }
-    if (s->width) return tools;
     if (s->packed) tools.pack = pack_get(PACK_RIGHT, tokens, s->K, s->K);
     for (int i = 0; i < 2; i++) {
         tools.tile[i] = tile_get(
@@ -372,20 +361,36 @@ static void weight_block(const Weight *s, const WeightTools *tools, bool last, c
     rows_sum(s->db + n, dout, tokens, rows);
 }
 
+// Where rows of dw are in several tiles, for a chunk of this many tokens.
+typedef struct {
+    int64_t tokens;
+    const Tile *first,
+        *more;  // Of the first chunk, which overwrites, and of the others, which add.
+} ChunkTools;
+
+static ChunkTools chunk_tools(const Weight *s, int64_t tokens) {
+    TileShape shape = {
+        .M = s->height, .N = s->width, .K = tokens, .a_transposed = true, .b_plain = true};
+    ChunkTools tools = {.tokens = tokens, .first = tile_get(shape)};
+    shape.add = true;
+    tools.more = tile_get(shape);
+    return tools;
+}
+
 // The tile at row n and column k of dw, summed beside it: both factors' chunks are copied first.
-static void weight_tile(const Weight *s, const WeightTools *full, const WeightTools *tail,
-                        int64_t n, int64_t k, int64_t T) {
+static void weight_tile(const Weight *s, const ChunkTools *full, const ChunkTools *tail, int64_t n,
+                        int64_t k, int64_t T) {
     const int64_t rows = min_i64(s->height, s->N - n), columns = min_i64(s->width, s->K - k);
     const int thread = omp_get_thread_num();
     real *left = (real *)(void *)(s->room.own + thread * s->room.own_bytes);
     real *right = left + TOKENS * s->height;
     float *sums = (float *)(void *)(right + TOKENS * s->width);
     for (int64_t t = 0; t < T; t += TOKENS) {
-        const WeightTools *tools = T - t > TOKENS ? full : tail;
+        const ChunkTools *tools = T - t > TOKENS ? full : tail;
         const int64_t tokens = min_i64(TOKENS, T - t);
         rows_copy(left, tools->tokens, s->height, s->dout + t * s->lddo + n, s->lddo, tokens, rows);
         rows_copy(right, tools->tokens, s->width, s->x + t * s->ldx + k, s->ldx, tokens, columns);
-        tile_run(tools->tile[t > 0], thread, sums, left, right);
+        tile_run(t == 0 ? tools->first : tools->more, thread, sums, left, right);
         if (s->db == NULL || k > 0) continue;
         for (int64_t u = 0; u < tokens; u++) {
 #pragma omp simd
@@ -401,8 +406,8 @@ static void weight_tile(const Weight *s, const WeightTools *full, const WeightTo
 
 static void weight_tiles(const Weight *s, int64_t T) {
     const int64_t last = T - (div_up(T, TOKENS) - 1) * TOKENS, columns = div_up(s->K, s->width);
-    const WeightTools full = weight_tools(s, TOKENS);
-    const WeightTools tail = weight_tools(s, token_class[class_of(token_class, last)]);
+    const ChunkTools full = chunk_tools(s, TOKENS);
+    const ChunkTools tail = chunk_tools(s, token_class[class_of(token_class, last)]);
 #pragma omp parallel for num_threads(team()) schedule(dynamic)
     for (int64_t i = 0; i < s->blocks * columns; i++) {
         weight_tile(s, &full, &tail, i / columns * s->height, i % columns * s->width, T);
@@ -520,7 +525,13 @@ static int64_t make_plans(int64_t T_max, int64_t N, int64_t K, bool rows) {
         most = max_i64(most, room_bytes(grid_shared(&g), grid_own(&g)));
     }
     const Weight s = weight_shape(N, K);
-    for (int i = 0; i < CLASSES; i++) weight_tools(&s, token_class[i]);
+    for (int i = 0; i < CLASSES; i++) {
+        if (s.width) {
+            chunk_tools(&s, token_class[i]);
+        } else {
+            weight_tools(&s, token_class[i]);
+        }
+    }
     most = max_i64(most, room_bytes(weight_shared(&s, T_max), weight_own(&s)));
     return most + (rows ? rounded_bytes(T_max, N) : 0);
 }
