@@ -75,12 +75,8 @@ static inline void add_backward(Work *work, const Program *p, const Call *call,
 static inline void add_work(Work *work, const Program *p, const PackBind *bind) {
     for (int c = 0; c < p->calls; c++) {
         const Call *call = &p->call[c];
-        // A GELU that is part of the linear before it costs that the writing.
-        const bool part = c > 0 && p->plan.gelu_forward[c - 1];
-        Work *w = &work[part ? OP_LINEAR : call->op];
-        for (int i = 0; i < call->inputs && !part; i++) {
-            w->bytes += value_bytes(p, bind, call->in[i]);
-        }
+        Work *w = &work[call->op];
+        for (int i = 0; i < call->inputs; i++) w->bytes += value_bytes(p, bind, call->in[i]);
         for (int i = 0; i < call->outputs; i++) w->bytes += value_bytes(p, bind, call->out[i]);
         w->bytes += call_parameters(p, call) * (double)type_size(REAL_TYPE);
         w->flops += call_flops(p, call, bind);

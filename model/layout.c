@@ -80,12 +80,6 @@ static void use(int *first, int *last, int time) {
     if (time > *last) *last = time;
 }
 
-// The output of the GELU after call c is written at that call's time, too.
-static void use_gelu(const Program *p, int c, int *first, int *last) {
-    const Value v = p->call[c + 1].out[0];
-    use(&first[v], &last[v], c);
-}
-
 static bool drops(Recompute recompute, Keep keep) {
     switch (recompute) {
         case RECOMPUTE_NONE:
@@ -154,24 +148,16 @@ static int readers(const Program *p, Value v) {
     return count;
 }
 
-// Finds the GELUs that lie right behind or before a linear and can be part of its product. Such a
-// GELU is of what is not rounded yet: `cheap`, which makes it from what was, gets other last bits,
-// so this is not for programs whose bits may not depend on the policy.
+// Finds the linears whose backward goes through the GELU right before them. z is read as stored, so
+// that is the same for every policy.
 static void find_gelus(Program *p) {
-    ProgramPlan *plan = &p->plan;
-    if (p->deterministic || !linear_gelu_fused()) return;
-    for (int c = 0; c + 1 < p->calls; c++) {
-        const Call *call = &p->call[c], *next = &p->call[c + 1];
-        const Value v = call->out[0];
-        if (next->in[0] != v || p->value[v].rows == ROWS_SEGMENTS) continue;
-        if (call->op == OP_LINEAR && next->op == OP_GELU) {
-            plan->gelu_forward[c] = true;
-            plan->gelu_recompute[c] = plan->recompute[c] && plan->recompute[c + 1];
-        }
-        if (call->op == OP_GELU && next->op == OP_LINEAR) {
-            plan->gelu_backward[c + 1] =
-                p->value[v].gradient && !p->value[v].boundary && readers(p, v) == 1;
-        }
+    for (int c = 1; c < p->calls; c++) {
+        const Call *gelu = &p->call[c - 1], *call = &p->call[c];
+        const Value v = call->in[0];
+        if (gelu->op != OP_GELU || call->op != OP_LINEAR || v != gelu->out[0]) continue;
+        p->plan.gelu_backward[c] = p->value[v].gradient && !p->value[v].boundary &&
+                                   readers(p, v) == 1 &&
+                                   linear_gelu_fused(p->value[call->out[0]].cols, p->value[v].cols);
     }
 }
 
@@ -190,7 +176,6 @@ static int64_t place_forward(Program *p, const int64_t *bound) {
             use(&first[root], &last[root], c);
         }
         for (int i = 0; i < call->outputs; i++) use(&first[call->out[i]], &last[call->out[i]], c);
-        if (plan->gelu_forward[c]) use_gelu(p, c, first, last);
         const OpInfo *info = &op_table[call->op];
         if (info->scratch == NULL) continue;
         interval_add(set, info->scratch(p, call, bound, false), c, c, &plan->forward_scratch[c]);
@@ -295,7 +280,6 @@ static void place_backward(Program *p, const int64_t *bound) {
             if (plan->recompute[c]) use(&first[v], &last[v], c);
             if (backward && info->needs_out >> i & 1) use(&first[v], &last[v], back);
         }
-        if (plan->gelu_recompute[c]) use_gelu(p, c, first, last);
         if (info->scratch == NULL) continue;
         int64_t bytes = backward ? info->scratch(p, call, bound, true) : 0;
         interval_add(set, bytes, back, back, &plan->backward_scratch[c]);

@@ -86,9 +86,8 @@ typedef struct {
     Value gradient_root[VALUES_MAX];      // The value whose gradient memory this one shares.
     int64_t forward_scratch[CALLS_MAX], recompute_scratch[CALLS_MAX], backward_scratch[CALLS_MAX];
     bool recompute[CALLS_MAX];  // Runs again before the backward.
-    // Whether a linear's product takes a GELU along: the one after it in the forward, and where
-    // both run again; in the backward the one before it (no gradient lies between the two).
-    bool gelu_forward[CALLS_MAX], gelu_recompute[CALLS_MAX], gelu_backward[CALLS_MAX];
+    // Whether a linear's backward goes through the GELU before it: no gradient lies between them.
+    bool gelu_backward[CALLS_MAX];
     bool add[CALLS_MAX][OP_INPUTS_MAX];   // Whether a gradient is there already.
     bool zero[CALLS_MAX][OP_INPUTS_MAX];  // Whether the gradient (float rows) starts here, as zero.
     int64_t kept_bytes, work_bytes;
@@ -99,7 +98,7 @@ typedef struct {
     ParamTable *params;
     char prefix[48];     // Of the names of parameters: "blocks.3.".
     const Mesh *mesh;    // One rank per pack: the ops of sequence parallelism are left out.
-    bool deterministic;  // Gradients depend neither on the order of blocks nor on recomputation.
+    bool deterministic;  // Gradients may not depend on the order in which blocks run.
     int values, calls;
     ValueInfo value[VALUES_MAX];
     Call call[CALLS_MAX];

@@ -102,8 +102,10 @@ void chunk(Program *p, Value x, int n, Value *out) {
 }
 
 Value gelu_tanh(Program *p, Value x) {
-    return output_add(p, call_add(p, OP_GELU, 1, &x), p->value[x].rows, p->value[x].cols,
-                      REAL_TYPE);
+    const ValueInfo *info = &p->value[x];
+    CHECK(info->root == x, "%s: gelu needs a whole value, not columns of one", p->name);
+    CHECK(info->rows != ROWS_SEGMENTS, "%s: gelu is not for rows of segments", p->name);
+    return output_add(p, call_add(p, OP_GELU, 1, &x), info->rows, info->cols, REAL_TYPE);
 }
 
 Value silu(Program *p, Value x) {

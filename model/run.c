@@ -73,26 +73,17 @@ static void bind_values(OpRun *r, const Program *p, const ProgramRun *run, int c
     }
 }
 
-// Whether call c is a linear that makes the GELU after it, too.
-static bool gelu_too(const Program *p, int c, Phase phase) {
-    return (phase == FORWARD ? p->plan.gelu_forward : p->plan.gelu_recompute)[c];
-}
-
 static void run_forward(const Program *p, const ProgramRun *run, int c, Phase phase,
                         Stream stream) {
     OpRun r = {.stream = stream};
     bind_values(&r, p, run, c, phase);
     r.scratch =
         run->work + (phase == FORWARD ? p->plan.forward_scratch[c] : p->plan.recompute_scratch[c]);
-    if (gelu_too(p, c, phase)) r.gelu_out = value_pointer(p, run, p->call[c + 1].out[0], phase);
     run_op(op_table[p->call[c].op].forward, &r, run->op_seconds);
 }
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream) {
-    for (int c = 0; c < p->calls; c++) {
-        if (c > 0 && gelu_too(p, c - 1, FORWARD)) continue;
-        run_forward(p, run, c, FORWARD, stream);
-    }
+    for (int c = 0; c < p->calls; c++) run_forward(p, run, c, FORWARD, stream);
 }
 
 // A gradient of segment rows that starts here: all of its root's columns.
@@ -122,8 +113,7 @@ static void run_backward(const Program *p, const ProgramRun *run, int c, Stream 
 
 void program_backward(const Program *p, const ProgramRun *run, Stream stream) {
     for (int c = 0; c < p->calls; c++) {
-        if (!p->plan.recompute[c] || (c > 0 && gelu_too(p, c - 1, AGAIN))) continue;
-        run_forward(p, run, c, AGAIN, stream);
+        if (p->plan.recompute[c]) run_forward(p, run, c, AGAIN, stream);
     }
     for (int c = p->calls - 1; c >= 0; c--) {
         if (!p->value[p->call[c].out[0]].gradient) continue;

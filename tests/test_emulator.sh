@@ -62,6 +62,9 @@ finds $release counts "all_gather #0 of 127 elements of type 7" 2
 finds $release calls "calls broadcast #0 of 128 elements of type 7, root 0" 2
 finds $release event "emulator: this was EMULATOR_SEED=1 EMULATOR_ORDER=random"
 
+EMULATOR_CAPABILITY=8 build/emulator-bf16/tests/test_product >/dev/null 2>&1 ||
+    complain "test_product on a device of capability 8.0"
+
 echo '#include <cuda_runtime.h>
 static __global__ void add(float *x) { atomicAdd(x, 1.0f); }
 void start(cudaLaunchConfig_t *c, float *x) { cudaLaunchKernelEx(c, add, x); }' |

@@ -19,17 +19,13 @@ void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const re
 void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout, int64_t lddo,
                            const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
 
-// Two ops that take GELU (model/ops/pointwise.h) along: z = W x + b and g = gelu(z), both [T, N];
-// and dz = (dout W) gelu'(z), all but dout without gaps: the gradient of z for
-// linear_backward_input of x = gelu(z) [T, K]. Where linear_gelu_fused, that is one call of the
-// library if it has one for the shape, and GELU is taken of the sum before z is rounded (gelu'
-// multiplies it before the gradient of x is): g and dz are not the bits of the two ops one after
-// the other, which elsewhere they are.
-void linear_gelu_forward(real *z, real *g, const real *x, int64_t ldx, const real *w, const real *b,
-                         int64_t T, int64_t N, int64_t K, Stream stream);
-void linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
+// dz = (dout W) gelu'(z) (model/ops/pointwise.h), the gradient of z where x = gelu(z) [T, K], as
+// one call of the library; dz and z without gaps. false: it is not linear_gelu_fused, or the
+// library has none for this shape, and nothing was done. linear_backward_input and gelu_backward
+// give the same but for last bits: the one call may multiply gelu' to sums not rounded yet.
+bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
                                 const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
-bool linear_gelu_fused(void);
+bool linear_gelu_fused(int64_t N, int64_t K);  // Whether it is worth asking, by device and rows.
 
 // dw += dout^T x [N, K]; db += column sums of dout [N] (NULL: no bias).
 void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
@@ -45,7 +41,7 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
 // for linear_forward with linear_rows_backward.
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
 
-// The same for the two ops with GELU, after linear_prepare.
+// The same for linear_gelu_backward_input, after linear_prepare.
 void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K);
 
 // Bytes of the scratch that linear_prepare makes for this product. All products of a process share

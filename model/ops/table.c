@@ -47,11 +47,6 @@ static void cost_rows(Cost *cost, Rows rows, int64_t flops) {
 
 // ---- linear
 static void linear_run(const OpRun *r) {
-    if (r->gelu_out != NULL) {
-        linear_gelu_forward(r->out[0], r->gelu_out, r->in[0], r->in_ld[0], r->param[0], r->param[1],
-                            r->rows, r->out_cols[0], r->in_cols[0], r->stream);
-        return;
-    }
     linear_forward(r->out[0], r->out_ld[0], r->in[0], r->in_ld[0], r->param[0], r->param[1],
                    r->rows, r->out_cols[0], r->in_cols[0], r->stream);
 }
@@ -66,13 +61,15 @@ static void linear_back(const OpRun *r) {
     linear_backward_weight(r->dparam[0], r->dparam[1], r->dout[0], r->out_ld[0], r->in[0],
                            r->in_ld[0], r->rows, N, K, r->stream);
     if (r->din[0] == NULL) return;
-    if (r->gelu_in != NULL) {
+    if (r->gelu_in != NULL &&
         linear_gelu_backward_input(r->din[0], r->gelu_in, r->dout[0], r->out_ld[0], r->param[0],
-                                   r->rows, N, K, r->stream);
+                                   r->rows, N, K, r->stream)) {
         return;
     }
     linear_backward_input(r->din[0], r->in_ld[0], r->add[0], r->dout[0], r->out_ld[0], r->param[0],
                           r->rows, N, K, r->stream);
+    if (r->gelu_in == NULL) return;
+    gelu_backward(r->din[0], r->din[0], r->gelu_in, r->rows * K, r->stream);
 }
 
 static void linear_cost(const Program *p, const Call *call, Cost *cost) {
@@ -84,8 +81,7 @@ static void linear_ready(const Program *p, const Call *call, const int64_t *boun
     const Rows rows = input_rows(p, call);
     const int64_t N = p->value[call->out[0]].cols, K = p->value[call->in[0]].cols;
     linear_prepare(bound[rows], N, K, rows == ROWS_SEGMENTS);
-    const ptrdiff_t c = call - p->call;
-    if (p->plan.gelu_forward[c] || p->plan.gelu_backward[c]) linear_gelu_prepare(bound[rows], N, K);
+    if (p->plan.gelu_backward[call - p->call]) linear_gelu_prepare(bound[rows], N, K);
 }
 
 static int64_t linear_shared(const Program *p, const Call *call, const int64_t *bound) {

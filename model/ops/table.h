@@ -27,7 +27,6 @@ typedef struct {
     const void *dout[OP_OUTPUTS_MAX];
     const real *param[OP_PARAMS_MAX];  // NULL where missing.
     float *dparam[OP_PARAMS_MAX];
-    void *gelu_out;       // A linear's forward: where GELU of out[0] goes, too; NULL: nowhere.
     const void *gelu_in;  // A linear's backward: what in[0] is the GELU of, if din[0] is to be the
                           // gradient of that; else NULL.
     void *scratch;

@@ -9,7 +9,7 @@
 // - Some algorithms refuse sizes other than those that they were chosen for.
 // - One chosen with leave to add up parts in the output sums in a random order.
 // - A product overwrites the workspace.
-// - For sums of less than 16 products there is no algorithm with GELU.
+// - For sums of less than 16 products there is no algorithm with an auxiliary matrix.
 #ifndef TESTS_EMULATOR_CUBLASLT_H
 #define TESTS_EMULATOR_CUBLASLT_H
 
@@ -38,8 +38,6 @@ typedef cudaDataType cudaDataType_t;
 typedef enum {
     CUBLASLT_EPILOGUE_DEFAULT = 1,
     CUBLASLT_EPILOGUE_BIAS = 4,
-    CUBLASLT_EPILOGUE_GELU_AUX = 32 | 128,
-    CUBLASLT_EPILOGUE_GELU_AUX_BIAS = CUBLASLT_EPILOGUE_GELU_AUX | CUBLASLT_EPILOGUE_BIAS,
     CUBLASLT_EPILOGUE_DGELU = 64 | 128,
 } cublasLtEpilogue_t;
 

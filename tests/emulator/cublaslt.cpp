@@ -82,15 +82,11 @@ int64_t size_of(cudaDataType type) {
 }
 
 bool has_bias(const Op &op) {
-    return (op.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-}
-
-bool has_gelu(const Op &op) {
-    return (op.epilogue & CUBLASLT_EPILOGUE_GELU_AUX) == CUBLASLT_EPILOGUE_GELU_AUX;
+    return op.epilogue == CUBLASLT_EPILOGUE_BIAS;
 }
 
 bool has_aux(const Op &op) {
-    return has_gelu(op) || op.epilogue == CUBLASLT_EPILOGUE_DGELU;
+    return op.epilogue == CUBLASLT_EPILOGUE_DGELU;
 }
 
 // The largest power of two up to 16 that divides x.
@@ -192,11 +188,7 @@ std::vector<float> rows_of(const Product &p, int which, bool as_stored) {
     return rows;
 }
 
-// tanh form, and its slope.
-double gelu(double x) {
-    return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-}
-
+// Of the tanh form.
 double gelu_slope(double x) {
     const double t = tanh(0.7978845608028654 * (x + 0.044715 * x * x * x));
     return 0.5 * (1.0 + t) +
@@ -206,13 +198,9 @@ double gelu_slope(double x) {
 // What becomes of element (i, j) of the product before it is stored.
 float epilogue(const Product &p, int64_t i, int64_t j, float x) {
     const cudaDataType type = p.operand[3].type;
-    const int64_t at = j * p.op.aux_ld + i;
-    if (has_bias(p.op)) x += load(p.op.bias, type, i);
-    if (has_gelu(p.op)) {
-        store((void *)p.op.aux, type, at, x);
-        return (float)gelu(x);
-    }
-    return has_aux(p.op) ? (float)(x * gelu_slope(load(p.op.aux, type, at))) : x;
+    if (has_bias(p.op)) return x + load(p.op.bias, type, i);
+    if (!has_aux(p.op)) return x;
+    return (float)(x * gelu_slope(load(p.op.aux, type, j * p.op.aux_ld + i)));
 }
 
 void multiply(const Product &p, const Algo &algo, void *workspace) {
@@ -269,9 +257,7 @@ void check_memory(const Product &p, const void *workspace, size_t bytes) {
                                  range_of("operand D", p.at[3], D, true),
                                  {"the workspace", (const char *)workspace, (int64_t)bytes, true}};
     if (has_bias(p.op)) ranges.push_back(range_of("the bias", p.op.bias, vector, false));
-    if (has_aux(p.op)) {
-        ranges.push_back(range_of("the auxiliary matrix", p.op.aux, aux, has_gelu(p.op)));
-    }
+    if (has_aux(p.op)) ranges.push_back(range_of("the auxiliary matrix", p.op.aux, aux, false));
     if (p.at[2] != p.at[3]) {
         ranges.push_back(range_of("operand C", p.at[2], p.operand[2], false));
     }

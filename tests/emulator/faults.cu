@@ -191,10 +191,10 @@ static int transport(Case *c, Comm *world, const char *what) {
     return wrong;
 }
 
-// D [4, 16] = gelu(other [4, 16] device [16, 16]^T), and what GELU is taken of, `ld` apart, in aux.
+// D [4, 16] = (other [4, 16] device [16, 16]^T) gelu'(aux), whose rows are `ld` apart.
 static cublasStatus_t product_status(Case *c, float *D, float *aux, int64_t ld) {
     static const cublasOperation_t transposed = CUBLAS_OP_T;
-    static const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_GELU_AUX;
+    static const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DGELU;
     static const float one = 1, zero = 0;
     cublasLtHandle_t handle;
     cublasLtMatmulDescOpaque_t op;

@@ -67,6 +67,8 @@ part_sanitizer() {
         lines=4 step memcheck_$test 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
             build/cuda-fp32/tests/test_$test
     done
+    lines=4 step memcheck_product_bf16 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
+        build/cuda-bf16/tests/test_product
     lines=4 step racecheck_norm 20 compute-sanitizer --tool racecheck --error-exitcode 9 \
         build/cuda-fp32/tests/test_norm
 }

@@ -552,3 +552,19 @@ int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
 double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     return 1e9 * onednn_plain_gflops(T, N, K);
 }
+
+// On this backend one call would save next to nothing (bench/RESULTS.md).
+bool linear_gelu_fused(int64_t N, int64_t K) {
+    (void)N, (void)K;
+    return false;
+}
+
+bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
+                                const real *w, int64_t T, int64_t N, int64_t K, Stream stream) {
+    (void)dz, (void)z, (void)dout, (void)lddo, (void)w, (void)T, (void)N, (void)K, (void)stream;
+    return false;
+}
+
+void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K) {
+    (void)T_max, (void)N, (void)K;
+}

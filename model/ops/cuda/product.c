@@ -6,21 +6,16 @@
 #include "base/cuda/cuda.h"
 #include "base/numbers.h"
 #include "model/ops/cuda/product_rows.h"
-#include "model/ops/pointwise.h"
 
 // cuBLASLt sees matrices by columns, so a matrix [R, C] of ours, rows ld apart, is its C x R with
 // columns ld apart:
 //     out [T, N] = x w^T       N x T = (w: K x N)^T (x: K x T)
 //     dx [T, K] = dout w       K x T = (w: K x N) (dout: N x T)
 //     dw [N, K] += dout^T x    K x N = (x: K x T) (dout: N x T)^T
-// With GELU, the epilogue's auxiliary matrix is what GELU is taken of, stored as D is:
-//     g = gelu(z), z = x w^T + b       D: g, auxiliary: z, written
-//     dz = (dout w) gelu'(z)           D: dz, auxiliary: z, read
+//     dz [T, K] = (dout w) gelu'(z)   as dx; z, stored as dz, is the epilogue's auxiliary matrix
 typedef enum {
     PRODUCT_FORWARD,
     PRODUCT_BIAS,         // Forward, and the bias added.
-    PRODUCT_GELU,         // Forward, and GELU.
-    PRODUCT_GELU_BIAS,    // Forward, the bias added, and GELU.
     PRODUCT_INPUT,        // dx.
     PRODUCT_INPUT_GELU,   // dz.
     PRODUCT_INPUT_FLOAT,  // dx in float.
@@ -33,8 +28,6 @@ static const struct {
 } kinds[] = {
     [PRODUCT_FORWARD] = {"forward", CUBLASLT_EPILOGUE_DEFAULT},
     [PRODUCT_BIAS] = {"forward with bias", CUBLASLT_EPILOGUE_BIAS},
-    [PRODUCT_GELU] = {"forward with GELU", CUBLASLT_EPILOGUE_GELU_AUX},
-    [PRODUCT_GELU_BIAS] = {"forward with bias and GELU", CUBLASLT_EPILOGUE_GELU_AUX_BIAS},
     [PRODUCT_INPUT] = {"input gradient", CUBLASLT_EPILOGUE_DEFAULT},
     [PRODUCT_INPUT_GELU] = {"input gradient through GELU", CUBLASLT_EPILOGUE_DGELU},
     [PRODUCT_INPUT_FLOAT] = {"float input gradient", CUBLASLT_EPILOGUE_DEFAULT},
@@ -68,22 +61,26 @@ typedef struct {
 static struct {
     cublasLtHandle_t handle;
     bool sync;
+    int capability;  // Of the device; 0: not asked yet.
     char *scratch;
     int64_t scratch_bytes;
     int plans;
     Plan plan[PLANS_MAX];
 } library;
 
-#define LT_CHECK(call, s, T)                                                             \
+// Dies with the library's call and its reason, and the product.
+#define LT_STATUS(call, status, s, T)                                                    \
     do {                                                                                 \
-        const cublasStatus_t status_ = (call);                                           \
+        const cublasStatus_t status_ = (status);                                         \
         CHECK(status_ == CUBLAS_STATUS_SUCCESS,                                          \
               "cuBLASLt: %s: %s; %s %s of T %lld, N %lld, K %lld, rows %lld and %lld "   \
               "apart, aligned to %u bytes",                                              \
-              #call, cublasLtGetStatusString(status_), REAL_NAME, kinds[(s)->kind].name, \
+              call, cublasLtGetStatusString(status_), REAL_NAME, kinds[(s)->kind].name,  \
               (long long)(T), (long long)(s)->N, (long long)(s)->K, (long long)(s)->ldx, \
               (long long)(s)->ldo, (s)->alignment);                                      \
     } while (0)
+
+#define LT_CHECK(call, s, T) LT_STATUS(#call, call, s, T)
 
 static int log2_floor(int64_t x) {
     return 63 - __builtin_clzll((unsigned long long)x);
@@ -104,7 +101,7 @@ typedef struct {
     const void *a, *b;
     void *d;
     bool add;
-    const real *bias, *gelu;  // gelu: the auxiliary matrix, rows as far apart as D's.
+    const real *bias, *gelu;  // gelu: z.
 } Operands;
 
 // A product as the library wants it told.
@@ -132,14 +129,11 @@ static Terms terms_of(const Shape *s, int64_t T, const Operands *o) {
     if (o->bias != NULL) ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o->bias, s, T);
     if (o->gelu != NULL) {
         ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o->gelu, s, T);
-        ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD,
-                  *(s->kind == PRODUCT_INPUT_GELU ? &s->ldx : &s->ldo), s, T);
+        ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, s->ldx, s, T);
     }
     switch (s->kind) {
         case PRODUCT_FORWARD:
         case PRODUCT_BIAS:
-        case PRODUCT_GELU:
-        case PRODUCT_GELU_BIAS:
             ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_TRANSA, transposed, s, T);
             layout(&t.a, false, K, N, K, s, T);
             layout(&t.b, false, K, T, s->ldx, s, T);
@@ -160,14 +154,6 @@ static Terms terms_of(const Shape *s, int64_t T, const Operands *o) {
             break;
     }
     return t;
-}
-
-static bool has_bias(Kind kind) {
-    return kind == PRODUCT_BIAS || kind == PRODUCT_GELU_BIAS;
-}
-
-static bool has_gelu(Kind kind) {
-    return kind == PRODUCT_GELU || kind == PRODUCT_GELU_BIAS || kind == PRODUCT_INPUT_GELU;
 }
 
 static void library_start(void) {
@@ -203,8 +189,8 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t
     }
     // Of these two only the alignment counts here.
     const real *somewhere = (const real *)(uintptr_t)(256 + s->alignment);
-    const Operands o = {.bias = has_bias(s->kind) ? somewhere : NULL,
-                        .gelu = has_gelu(s->kind) ? somewhere : NULL};
+    const Operands o = {.bias = s->kind == PRODUCT_BIAS ? somewhere : NULL,
+                        .gelu = s->kind == PRODUCT_INPUT_GELU ? somewhere : NULL};
     Terms t = terms_of(s, T, &o);
     cublasLtMatmulHeuristicResult_t result = {.state = CUBLAS_STATUS_NOT_SUPPORTED};
     int found = 0;
@@ -219,7 +205,7 @@ static bool same(const Shape *a, const Shape *b) {
            a->ldx == b->ldx && a->ldo == b->ldo;
 }
 
-// The algorithm of T's class, NULL where the library has none.
+// The algorithm of T's class, NULL where the library has none; other refusals are faults of ours.
 static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
     Plan *plan = NULL;
     for (int i = 0; i < library.plans && plan == NULL; i++) {
@@ -233,13 +219,15 @@ static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
     }
     const int class = class_of(T);
     if (!plan->asked[class]) {
-        plan->found[class] = choose(&plan->algo[class], s, class_end(T)) == CUBLAS_STATUS_SUCCESS;
+        const cublasStatus_t status = choose(&plan->algo[class], s, class_end(T));
+        plan->found[class] = status != CUBLAS_STATUS_NOT_SUPPORTED;
+        if (plan->found[class]) LT_STATUS("cublasLtMatmulAlgoGetHeuristic", status, s, T);
         plan->asked[class] = true;
     }
     return plan->found[class] ? &plan->algo[class] : NULL;
 }
 
-static cublasStatus_t launch(const Operands *o, Terms *t, const cublasLtMatmulAlgo_t *algo,
+static cublasStatus_t matmul(const Operands *o, Terms *t, const cublasLtMatmulAlgo_t *algo,
                              Stream stream) {
     const float one = 1.0f, beta = o->add ? 1.0f : 0.0f;
     return cublasLtMatmul(library.handle, &t->op, &one, o->a, &t->a, o->b, &t->b, &beta, o->d,
@@ -247,44 +235,22 @@ static cublasStatus_t launch(const Operands *o, Terms *t, const cublasLtMatmulAl
                           cuda_stream(stream));
 }
 
-// The library knows no way; nothing ran.
-static bool refused(cublasStatus_t status) {
-    return status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
-}
-
-static cublasStatus_t attempt(const Operands *o, const Shape *s, int64_t T, Stream stream) {
-    if (T == 0) return CUBLAS_STATUS_SUCCESS;
+static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    if (T == 0) return;
     CHECK(library.scratch != NULL, "product of N %lld, K %lld was not prepared", (long long)s->N,
           (long long)s->K);
     const cublasLtMatmulAlgo_t *algo = algo_of(s, T);
     Terms t = terms_of(s, T, o);
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (algo != NULL) status = launch(o, &t, algo, stream);
-    if (refused(status)) {
-        // The class has no algorithm that can do this T, so it gets one of its own.
+    if (algo != NULL) status = matmul(o, &t, algo, stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
+        // Nothing ran: the class has no algorithm that can do this T, so it gets one of its own.
         cublasLtMatmulAlgo_t own;
-        status = choose(&own, s, T);
-        if (status == CUBLAS_STATUS_SUCCESS) status = launch(o, &t, &own, stream);
+        LT_STATUS("cublasLtMatmulAlgoGetHeuristic", choose(&own, s, T), s, T);
+        status = matmul(o, &t, &own, stream);
     }
-    if (status == CUBLAS_STATUS_SUCCESS && library.sync) {
-        CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
-    }
-    return status;
-}
-
-static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
-    LT_CHECK(attempt(o, s, T, stream), s, T);
-}
-
-// Whether the one call with GELU was made; where the library knows none, it takes two.
-static bool run_gelu(const Operands *o, const Shape *s, int64_t T, Stream stream) {
-    // The rules of the auxiliary matrix: rows a multiple of 8 elements apart, from 16 bytes on.
-    if (!linear_gelu_fused() || s->alignment < 16) return false;
-    if (T > 0 && algo_of(s, T) == NULL) return false;
-    const cublasStatus_t status = attempt(o, s, T, stream);
-    if (refused(status)) return false;
-    LT_CHECK(status, s, T);
-    return true;
+    LT_STATUS("cublasLtMatmul", status, s, T);
+    if (library.sync) CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
 }
 
 // What alignment_of takes: the bits of a pointer to reals and of the bytes between its rows.
@@ -315,30 +281,6 @@ void linear_forward(real *out, int64_t ldo, const real *x, int64_t ldx, const re
     run(&(Operands){.a = w, .b = x, .d = out, .bias = b}, &s, T, stream);
 }
 
-// fp32 takes two calls: it is there to agree with the CPU's to 1e-5, and how the library comes to
-// its GELU is not documented (the hardware's tanh is good to 2^-11). So do devices other than
-// H100, H200 and B200: on those seen elsewhere the library follows the product by a kernel slower
-// than ours (karpathy/llm.c 338 and 591: sm_89; sgl-project/sglang 34350: sm_120).
-bool linear_gelu_fused(void) {
-    return REAL_TYPE == TYPE_BF16 && (cuda_capability() == 90 || cuda_capability() == 100);
-}
-
-void linear_gelu_forward(real *z, real *g, const real *x, int64_t ldx, const real *w, const real *b,
-                         int64_t T, int64_t N, int64_t K, Stream stream) {
-    const Shape s = {
-        .kind = b != NULL ? PRODUCT_GELU_BIAS : PRODUCT_GELU,
-        .alignment = alignment_of(reals_bits(z, N) | reals_bits(g, N) | reals_bits(x, ldx) |
-                                  reals_bits(w, K) | reals_bits(b, 0)),
-        .N = N,
-        .K = K,
-        .ldx = ldx,
-        .ldo = N};
-    const Operands o = {.a = w, .b = x, .d = g, .bias = b, .gelu = z};
-    if (run_gelu(&o, &s, T, stream)) return;
-    linear_forward(z, N, x, ldx, w, b, T, N, K, stream);
-    gelu_forward(g, z, T * N, stream);
-}
-
 void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout, int64_t lddo,
                            const real *w, int64_t T, int64_t N, int64_t K, Stream stream) {
     if (dx == NULL) return;
@@ -352,7 +294,17 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
     run(&(Operands){.a = w, .b = dout, .d = dx, .add = add_dx}, &s, T, stream);
 }
 
-void linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
+// Not in fp32, which is there to agree with the CPU to 1e-5: how the library comes to its GELU is
+// not documented (the hardware's tanh is good to 2^-11). Nor on devices other than H100, H200 and
+// B200: on those seen elsewhere the library follows the product by a kernel slower than ours
+// (karpathy/llm.c 338 and 591: sm_89; sgl-project/sglang 34350: sm_120).
+bool linear_gelu_fused(int64_t N, int64_t K) {
+    if (library.capability == 0) library.capability = cuda_capability();
+    return REAL_TYPE == TYPE_BF16 && (library.capability == 90 || library.capability == 100) &&
+           alignment_of(reals_bits(NULL, N) | reals_bits(NULL, K)) == 16;
+}
+
+bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
                                 const real *w, int64_t T, int64_t N, int64_t K, Stream stream) {
     const Shape s = {.kind = PRODUCT_INPUT_GELU,
                      .alignment = alignment_of(reals_bits(dz, K) | reals_bits(z, K) |
@@ -361,9 +313,11 @@ void linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64
                      .K = K,
                      .ldx = K,
                      .ldo = lddo};
-    if (run_gelu(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream)) return;
-    linear_backward_input(dz, K, false, dout, lddo, w, T, N, K, stream);
-    gelu_backward(dz, dz, z, T * K, stream);
+    // The library wants auxiliary matrices whose rows all start at 16 bytes.
+    if (!linear_gelu_fused(N, K) || s.alignment < 16) return false;
+    if (T > 0 && algo_of(&s, T) == NULL) return false;
+    run(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream);
+    return true;
 }
 
 static void weight_add(float *dw, const real *dout, int64_t lddo, const real *x, int64_t ldx,
@@ -442,8 +396,7 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
 }
 
 void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K) {
-    const Kind all[] = {PRODUCT_GELU, PRODUCT_GELU_BIAS, PRODUCT_INPUT_GELU};
-    for (int i = 0; i < 3 && linear_gelu_fused(); i++) plan_ahead(all[i], T_max, N, K);
+    if (linear_gelu_fused(N, K)) plan_ahead(PRODUCT_INPUT_GELU, T_max, N, K);
 }
 
 double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
@@ -454,7 +407,7 @@ double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     const uint32_t alignment = alignment_of(reals_bits(NULL, N) | reals_bits(NULL, K));
     const Shape s = {PRODUCT_FORWARD, alignment, N, K, K, N};
     cublasLtMatmulAlgo_t algo;
-    LT_CHECK(choose(&algo, &s, T), &s, T);
+    LT_STATUS("cublasLtMatmulAlgoGetHeuristic", choose(&algo, &s, T), &s, T);
     const Operands o = {.a = w, .b = x, .d = out};
     Terms t = terms_of(&s, T, &o);
     const double flops = 2.0 * (double)T * (double)N * (double)K;
@@ -462,7 +415,9 @@ double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
     int64_t repeats = 1;  // About 10 ms, beside which starting and waiting are short.
     for (int i = -2; i < TRIES; i++) {
         const double start = clock_seconds();
-        for (int64_t j = 0; j < repeats; j++) LT_CHECK(launch(&o, &t, &algo, NULL), &s, T);
+        for (int64_t j = 0; j < repeats; j++) {
+            LT_STATUS("cublasLtMatmul", matmul(&o, &t, &algo, NULL), &s, T);
+        }
         stream_wait(NULL);
         const double rate = (double)repeats * flops / (clock_seconds() - start);
         if (i == -1) repeats = 1 + min_i64(999, (int64_t)(0.01 * rate / flops));
