@@ -157,8 +157,8 @@ static void check_gradient(const Golden *g, const Param *row, const float *gradi
 
 static void test_demo_agrees_with_the_twin(void **state) {
     (void)state;
-    const ModelConfig config = {.layers = 6,
-                                .heads = 4,
+    const ModelConfig config = {.layers = 4,
+                                .heads = 3,
                                 .head_dim = 64,
                                 .in_channels = 32,
                                 .patch = 2,

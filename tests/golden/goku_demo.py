@@ -46,7 +46,7 @@ def build(layers, heads, head_dim, in_channels, text_width):
     return model
 
 
-def main(layers=6, heads=4, head_dim=64, in_channels=32, text_width=64):
+def main(layers=4, heads=3, head_dim=64, in_channels=32, text_width=64):
     golden = Golden("goku_demo")
     model = build(layers, heads, head_dim, in_channels, text_width)
     inputs = make_inputs([(1, 8, 8), (3, 8, 6), (1, 10, 4)], [5, 7, 0], in_channels, text_width,
