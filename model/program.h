@@ -17,7 +17,7 @@
 // What a value has one row of.
 typedef enum {
     ROWS_TOKENS,    // Tokens of this rank.
-    ROWS_PACK,      // Tokens of the whole pack (between the two ops of sequence parallelism).
+    ROWS_PACK,      // Tokens of the whole pack (of some heads, under sequence parallelism).
     ROWS_TEXT,      // Text tokens of the segments that this rank touches.
     ROWS_SEGMENTS,  // Segments that this rank touches. Their gradients are float, and added up.
     ROWS_KINDS,

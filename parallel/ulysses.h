@@ -19,7 +19,7 @@ int64_t ulysses_token_cut(int64_t P, int i, int n);
 int64_t ulysses_head_cut(int64_t H, int i, int n);
 
 // Where this rank's tokens lie as they travel: a part for each of `ranks` ranks, in their order.
-// Part i [T, tensors * h * D] has rank i's h heads in rows of tokens, `tensors` tensors next to
+// Part i [T, tensors * heads * D] has rank i's heads in rows of tokens, `tensors` tensors next to
 // each other; this one is number `tensor`. So what arrives from all ranks is rows of the whole
 // pack. 1 rank and 1 tensor are rows [T, H * D] as anywhere else.
 typedef struct {
@@ -32,11 +32,12 @@ typedef struct {
     int64_t begin, stride, column, columns;
 } PeerPart;
 
-// Fills parts [order.ranks].
+// Fills parts [order.ranks]. Local. (order_of in model/ops/cuda/qk_norm_rope.cu knows this order,
+// too.)
 void ulysses_parts(PeerPart parts[ULYSSES_RANKS_MAX], PeerOrder order, int64_t T, int64_t H,
                    int64_t D);
 
-// Copies one tensor [T, H * D], rows ldx apart, to its place in the parts, and back.
+// Copies one tensor [T, H * D], rows ldx apart, to its place in the parts, and back. Local.
 void ulysses_pack(real *parts, const real *x, int64_t ldx, PeerOrder order, int64_t T, int64_t H,
                   int64_t D, Stream stream);
 void ulysses_unpack(real *x, int64_t ldx, const real *parts, PeerOrder order, int64_t T, int64_t H,

@@ -290,8 +290,9 @@ static void check_one_call(bool one, int64_t T, int64_t N, int64_t K, bool align
     const bool may = REAL_TYPE == TYPE_BF16 && knows && N % 8 == 0 && K % 8 == 0;
     check_that(linear_gelu_fused(N, K) == may, "N %d, K %d on %s", (int)N, (int)K, device);
     const bool emulated = strstr(device, "emulator") != NULL;
-    check_that(emulated ? one == (may && aligned && N >= 16) : !one || (may && aligned),
-               "in one call: %d for T %d, N %d, K %d on %s", one, (int)T, (int)N, (int)K, device);
+    check_that(
+        emulated ? one == (may && aligned && N >= 16 && T % 16 != 3) : !one || (may && aligned),
+        "in one call: %d for T %d, N %d, K %d on %s", one, (int)T, (int)N, (int)K, device);
 }
 
 // dz as the backward of a linear makes it; aligned: z starts at 16 bytes.
@@ -321,6 +322,14 @@ static void test_gelu_golden(void **state) {
         real *moved = reals_new(T * K + shift), *dz = reals_new(T * K);
         memcpy(moved + shift, z, (size_t)(T * K) * sizeof(real));
         through_gelu(dz, moved + shift, dout, N + gap, w, T, N, K, shift == 0);
+        golden_check_reals(&g, "dz", dz);
+        // In the emulator the library has something for T's class, but not for 35 tokens.
+        const int64_t part = min_i64(T, 35);
+        memset(dz, 0, (size_t)(T * K) * sizeof(real));
+        through_gelu(dz, z, dense, N, w, part, N, K, true);
+        if (part < T) {
+            through_gelu(dz + part * K, z + part * K, dense + part * N, N, w, T - part, N, K, true);
+        }
         golden_check_reals(&g, "dz", dz);
         free_all(z, w, dense, dout, moved, dz);
         safetensors_close(&g.file);

@@ -46,9 +46,9 @@ int64_t norm_modulate_scratch(int64_t T, int64_t C, int64_t S);
 // arXiv 2104.09864):
 //   y = x / sqrt(mean(x^2 over all heads) + epsilon) * weight, then each pair (2i, 2i + 1) of each
 //   head turns: (y0 cos - y1 sin, y0 sin + y1 cos) with cos, sin = rope[t][i][0..1].
-// C = heads * D; out in `order`, ready to be sent or, of 1 rank, [T, C] dense; x [T, C] with rows
-// ldx apart; weight [C]; rope [T, D / 2, 2] or NULL: no turn; inverse [T] = 1 / sqrt(..), kept.
-// Float between load and store.
+// C = heads * D; out in `order`, ready to be sent or, of 1 rank and tensor, [T, C] dense; x [T, C]
+// with rows ldx apart; weight [C]; rope [T, D / 2, 2] or NULL: no turn; inverse [T] = 1 / sqrt(..),
+// kept. Float between load and store.
 void qk_norm_rope_forward(real *out, PeerOrder order, float *inverse, const real *x, int64_t ldx,
                           const real *weight, const float *rope, float epsilon, int64_t T,
                           int64_t heads, int64_t D, Stream stream);

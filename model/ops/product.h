@@ -20,9 +20,10 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
                            const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
 
 // dz = (dout W) gelu'(z) (model/ops/pointwise.h), the gradient of z where x = gelu(z) [T, K], as
-// one call of the library; dz and z without gaps. false: it is not linear_gelu_fused, or the
-// library has none for this shape, and nothing was done. linear_backward_input and gelu_backward
-// give the same but for last bits: the one call may multiply gelu' to sums not rounded yet.
+// one call of the library; dz and z without gaps. false: it is not linear_gelu_fused, a
+// matrix or its rows do not start at 16 bytes, or the library has none for this shape; nothing was
+// done then. linear_backward_input and gelu_backward give the same but for last bits: the one call
+// may multiply gelu' to sums not rounded yet.
 bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64_t lddo,
                                 const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
 bool linear_gelu_fused(int64_t N, int64_t K);  // Whether it is worth asking, by device and rows.

@@ -140,7 +140,8 @@ cublasStatus_t describe(Product *p, const cublasLtMatmulDescOpaque_t *op,
     if (p->op.aux == nullptr || (uintptr_t)p->op.aux % 16 != 0 || ld < p->m || ld % 8 != 0) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    if (p->k < 16) return CUBLAS_STATUS_NOT_SUPPORTED;
+    // As the library may have none for any shape.
+    if (p->k < 16 || p->n % 16 == 3) return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -235,8 +235,9 @@ static cublasStatus_t matmul(const Operands *o, Terms *t, const cublasLtMatmulAl
                           cuda_stream(stream));
 }
 
-static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
-    if (T == 0) return;
+// false: the library has no algorithm for this T, and nothing ran.
+static bool run_supported(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    if (T == 0) return true;
     CHECK(library.scratch != NULL, "product of N %lld, K %lld was not prepared", (long long)s->N,
           (long long)s->K);
     const cublasLtMatmulAlgo_t *algo = algo_of(s, T);
@@ -246,11 +247,19 @@ static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
         // Nothing ran: the class has no algorithm that can do this T, so it gets one of its own.
         cublasLtMatmulAlgo_t own;
-        LT_STATUS("cublasLtMatmulAlgoGetHeuristic", choose(&own, s, T), s, T);
+        status = choose(&own, s, T);
+        if (status == CUBLAS_STATUS_NOT_SUPPORTED) return false;
+        LT_STATUS("cublasLtMatmulAlgoGetHeuristic", status, s, T);
         status = matmul(o, &t, &own, stream);
     }
     LT_STATUS("cublasLtMatmul", status, s, T);
     if (library.sync) CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
+    return true;
+}
+
+static void run(const Operands *o, const Shape *s, int64_t T, Stream stream) {
+    if (run_supported(o, s, T, stream)) return;
+    LT_STATUS("cublasLtMatmulAlgoGetHeuristic", CUBLAS_STATUS_NOT_SUPPORTED, s, T);
 }
 
 // What alignment_of takes: the bits of a pointer to reals and of the bytes between its rows.
@@ -315,9 +324,7 @@ bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64
                      .ldo = lddo};
     // The library wants auxiliary matrices whose rows all start at 16 bytes.
     if (!linear_gelu_fused(N, K) || s.alignment < 16) return false;
-    if (T > 0 && algo_of(&s, T) == NULL) return false;
-    run(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream);
-    return true;
+    return run_supported(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream);
 }
 
 static void weight_add(float *dw, const real *dout, int64_t lddo, const real *x, int64_t ldx,

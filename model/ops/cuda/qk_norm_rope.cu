@@ -7,7 +7,7 @@ extern "C" {
 #include "model/ops/cuda/sums.cuh"
 #include "model/ops/cuda/walk.cuh"
 
-// What both directions read. x, out or dout [T, C]; C = heads * D.
+// What both directions read. x [T, C], C = heads * D.
 typedef struct {
     const real *x, *weight;
     const float *rope;  // NULL: no turn.
@@ -21,8 +21,8 @@ static void check_heads(int64_t heads, int64_t D) {
           CHANNELS_MAX);
 }
 
-// out or dout in the order of peers: ranks have `few` heads each, but those of the first `more`
-// heads few + 1.
+// out or dout in the order of peers, as ulysses_parts has it: ranks have `few` heads each, but
+// those of the first `more` heads few + 1.
 typedef struct {
     PeerOrder peers;
     int64_t T;
@@ -46,7 +46,7 @@ static __device__ __forceinline__ Place place_of(const Order &o, int64_t c, int6
     const int heads = head < o.more ? o.few + 1 : max(o.few, 1);  // Of the channel's rank.
     const int before = (head - first) % heads;                    // Of them.
     const int64_t part = (int64_t)(head - before) * tensors * o.T;
-    return {(part + tensor * heads + before) * o.D + c % o.D, (int64_t)tensors * heads * o.D};
+    return {(part + tensor * heads + before) * o.D + (int)c % o.D, (int64_t)tensors * heads * o.D};
 }
 
 // Parts of 16 bytes must not straddle heads that are turned or sent: turns lie together for one
@@ -186,11 +186,15 @@ static __device__ __forceinline__ void ordered_fetch(uint4 *to, const QueryBackw
         part_fetch<true>(to, b.dout + place.begin + t * place.stride - c, c, C);
         return;
     }
-    real *const value = (real *)to;
+    union {
+        real value[REALS_16];
+        uint4 raw;
+    } part;
     for (int i = 0; i < REALS_16; i++) {
         place = place_of(b.order, c + i, C);
-        value[i] = c + i < C ? b.dout[place.begin + t * place.stride] : to_real(0.0f);
+        part.value[i] = c + i < C ? b.dout[place.begin + t * place.stride] : to_real(0.0f);
     }
+    *to = part.raw;
 }
 
 // Row t, where it is before `last`, sets out for `slot`.
