@@ -182,19 +182,19 @@ typedef struct {
 template <bool WIDE>
 static __device__ __forceinline__ void ordered_fetch(uint4 *to, const QueryBackward &b, Place place,
                                                      int64_t t, int64_t c, int64_t C) {
-    if (WIDE) {
-        part_fetch<true>(to, b.dout + place.begin + t * place.stride - c, c, C);
-        return;
-    }
     union {
         real value[REALS_16];
         uint4 raw;
     } part;
-    for (int i = 0; i < REALS_16; i++) {
-        place = place_of(b.order, c + i, C);
-        part.value[i] = c + i < C ? b.dout[place.begin + t * place.stride] : to_real(0.0f);
+    if (WIDE) {
+        part_fetch<true>(to, b.dout + place.begin + t * place.stride - c, c, C);
+    } else {
+        for (int i = 0; i < REALS_16; i++) {
+            place = place_of(b.order, c + i, C);
+            part.value[i] = c + i < C ? b.dout[place.begin + t * place.stride] : to_real(0.0f);
+        }
+        *to = part.raw;
     }
-    *to = part.raw;
 }
 
 // Row t, where it is before `last`, sets out for `slot`.
