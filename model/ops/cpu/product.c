@@ -291,7 +291,7 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
 // tokens. x is packed once for all blocks where that pays. (Packing dout as well and keeping
 // the sums of 384 x 384 tiles was slower by a quarter on AMX: what is packed leaves the cache
 // before it is used.) In fp32 rows that are long and not packed are cut into tiles of `width`
-// columns: an AVX2 core does whole rows of 1,024 at 42 GFLOP/s, tiles of 256 at 75.
+// columns: an AVX2 core does whole rows of 1,024 at 42 GFLOP/s, tiles of 256 at 60.
 typedef struct {
     float *dw, *db;
     const real *dout, *x;
