@@ -19,6 +19,10 @@ extern "C" {
 
 enum { WARP = 32 };
 
+// A block has 48 KiB of shared memory unless it asks for more. A kernel's own arrays, 8 KiB at most
+// here, count; LAUNCH is told of the dynamic one alone.
+enum { SHARED_UNASKED = 40 * 1024 };
+
 // LAUNCH(kernel, grid, block, shared bytes, stream, arguments...): starts a kernel. With SYNC=1 in
 // the environment it waits and names the faulty one. An empty grid starts nothing.
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                  \
@@ -35,7 +39,7 @@ static void launch_kernel(const char *name, const char *file, int line, void (*k
     config.dynamicSmemBytes = (size_t)shared;
     config.stream = cuda_stream(stream);
     cudaError_t status = cudaSuccess;
-    if (shared > 48 * 1024) {  // More than 48 KiB must be asked for.
+    if (shared > SHARED_UNASKED) {
         status =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     }

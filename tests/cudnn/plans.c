@@ -71,12 +71,11 @@ void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, 
         const int count = attention_cudnn_shapes(list, bounds, ldq, ldk, ldv, ldo, backward != 0);
         for (int i = 0; i < count; i++) build(&list[i]);
     }
-    // Every class takes room for its segments and floats for dq and the sum of each query and head;
-    // where sums are dense, for up to three times as many queries. Nothing grows with queries x
-    // keys.
+    // Every class takes room for its segments, and floats for dq and the sum of each query and head
+    // for up to three times as many queries. Nothing grows with queries x keys.
     const int64_t scratch = attention_cudnn_scratch(bounds, true),
                   sums = bounds->T * bounds->heads * (bounds->D + 1) * (int64_t)sizeof(float),
-                  most = (bounds->D % 16 == 0 ? 1 : 3) * sums + (1 << 20) + 2048 * bounds->S;
+                  most = 3 * sums + (1 << 20) + 2048 * bounds->S;
     printf("scratch D %" PRId64 ": %" PRId64 " tokens, %" PRId64 " keys, %" PRId64
            " segments, %" PRId64 " heads: %.1f MiB, sums alone %.1f\n",
            bounds->D, bounds->T, bounds->X, bounds->S, bounds->heads, (double)scratch / (1 << 20),

@@ -36,8 +36,8 @@ static int driver_version() {
 
 static cudaError_t check(const cudaLaunchConfig_t &c, const void *kernel) {
     const auto asked = state.dynamic_max.find(kernel);
-    const uint64_t dynamic =
-        (uint64_t)(asked == state.dynamic_max.end() ? (int64_t)SHARED_DEFAULT : asked->second);
+    const int64_t unasked = SHARED_DEFAULT - SHARED_STATIC;
+    const uint64_t dynamic = (uint64_t)(asked == state.dynamic_max.end() ? unasked : asked->second);
     const uint64_t threads = (uint64_t)c.blockDim.x * c.blockDim.y * c.blockDim.z;
     if (threads == 0 || threads > THREADS_MAX || c.blockDim.z > 64) {
         return cudaErrorInvalidConfiguration;

@@ -70,6 +70,7 @@ bool downwards();
 enum {
     SHARED_MAX = 232448,  // Dynamic shared memory of a block on an H100.
     SHARED_DEFAULT = 48 * 1024,
+    SHARED_STATIC = 8 * 1024,  // Of that, a kernel's own arrays at most, which are not seen here.
     THREADS_MAX = 1024,
 };
 

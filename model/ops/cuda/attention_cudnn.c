@@ -25,11 +25,6 @@ static struct {
     AttentionPlan *plan[PLANS_MAX];
 } library;
 
-// Sums by ragged offsets go wrong where D % 16 != 0; cudnn-frontend leaves them dense there, too.
-static bool dense_sums(int64_t D) {
-    return D % 16 != 0;
-}
-
 // The classes that T queries and X keys can have segments of, their limits the same for any T and
 // X. The last one is that of many keys.
 static int length_classes(LengthClass *list, int64_t T, int64_t X) {
@@ -44,7 +39,7 @@ static int length_classes(LengthClass *list, int64_t T, int64_t X) {
 
 int attention_cudnn_shapes(PlanShape *list, const AttentionBounds *bounds, int64_t ldq, int64_t ldk,
                            int64_t ldv, int64_t ldo, bool backward) {
-    const int64_t T = bounds->T, X = bounds->X, D = bounds->D;
+    const int64_t T = bounds->T, X = bounds->X;
     LengthClass class[CLASSES_MAX];
     const int count = length_classes(class, T, bounds->cross ? X : 0);
     for (int i = 0; i < count; i++) {
@@ -53,12 +48,11 @@ int attention_cudnn_shapes(PlanShape *list, const AttentionBounds *bounds, int64
                       few = c->many ? X : min_i64(keys_few(c->q_most), X),
                       most = c->many ? 1 : div_up(BATCH_ROWS * T, queries);
         list[i] = (PlanShape){.backward = backward,
-                              .dense_sums = backward && dense_sums(D),
                               .batch = min_i64(min_i64(bounds->S, T / c->q_least), most),
                               .queries = queries,
                               .keys = bounds->cross ? few : queries,
                               .heads = bounds->heads,
-                              .D = D,
+                              .D = bounds->D,
                               .ldq = ldq,
                               .ldk = ldk,
                               .ldv = ldv,
@@ -80,8 +74,7 @@ typedef struct {
     void *workspace;
 } Scratch;
 
-// For a call of T queries in all.
-static Scratch lay_out(Arena *arena, const PlanShape *s, int64_t T) {
+static Scratch lay_out(Arena *arena, const PlanShape *s) {
     Scratch x = {0};
     x.queries = arena_take(arena, s->batch * (int64_t)sizeof(*x.queries));
     x.keys = arena_take(arena, s->batch * (int64_t)sizeof(*x.keys));
@@ -90,16 +83,16 @@ static Scratch lay_out(Arena *arena, const PlanShape *s, int64_t T) {
     }
     x.workspace = arena_take(arena, attention_cudnn_workspace(s->batch));
     if (s->backward) {
-        const int64_t rows = (s->dense_sums ? s->batch * s->queries : T) * s->heads;
+        const int64_t rows = s->batch * s->queries * s->heads;
         x.sum = arena_take(arena, rows * (int64_t)sizeof(*x.sum));
         x.dq_sum = arena_take(arena, rows * s->D * (int64_t)sizeof(*x.dq_sum));
     }
     return x;
 }
 
-static int64_t scratch_of(const PlanShape *s, int64_t T) {
+static int64_t scratch_of(const PlanShape *s) {
     Arena arena = {.name = "attention"};
-    lay_out(&arena, s, T);
+    lay_out(&arena, s);
     return arena.used;
 }
 
@@ -107,7 +100,7 @@ int64_t attention_cudnn_scratch(const AttentionBounds *bounds, bool backward) {
     PlanShape list[CLASSES_MAX];
     const int count = attention_cudnn_shapes(list, bounds, 0, 0, 0, 0, backward);
     int64_t most = 0;
-    for (int i = 0; i < count; i++) most = max_i64(most, scratch_of(&list[i], bounds->T));
+    for (int i = 0; i < count; i++) most = max_i64(most, scratch_of(&list[i]));
     return most;
 }
 
@@ -124,7 +117,7 @@ static bool same_tensors(const PlanShape *a, const PlanShape *b) {
 
 // The class's plan that serves `need` with the least scratch, so that it fits into what was planned
 // for the call's own bounds, whatever else was prepared. NULL: there is none.
-static const AttentionPlan *plan_find(const LengthClass *class, const PlanShape *need, int64_t T) {
+static const AttentionPlan *plan_find(const LengthClass *class, const PlanShape *need) {
     const AttentionPlan *best = NULL;
     int64_t least = 0;
     for (int i = 0; i < library.count; i++) {
@@ -134,7 +127,7 @@ static const AttentionPlan *plan_find(const LengthClass *class, const PlanShape 
         if (!in || !same_tensors(s, need) || s->queries < need->queries || s->keys < need->keys) {
             continue;
         }
-        const int64_t bytes = scratch_of(s, T);
+        const int64_t bytes = scratch_of(s);
         if (best != NULL && bytes >= least) continue;
         best = library.plan[i];
         least = bytes;
@@ -200,7 +193,7 @@ static void run_batch(const AttentionPlan *plan, void **tensor, const AttentionS
                       const LengthClass *class, int64_t skip, void *scratch, Stream stream) {
     const PlanShape *s = plan_shape(plan);
     Arena arena = {.name = "attention", .memory = scratch, .size = INT64_MAX};
-    const Scratch x = lay_out(&arena, s, shape->q_start[shape->S]);
+    const Scratch x = lay_out(&arena, s);
     const SegmentOffsets offsets = {.q_start = shape->q_start_device,
                                     .k_start = shape->k_start_device,
                                     .S = shape->S,
@@ -213,8 +206,7 @@ static void run_batch(const AttentionPlan *plan, void **tensor, const AttentionS
                                             {x.start[1], s->ldk, true},
                                             {x.start[2], s->ldv, true},
                                             {x.start[3], s->ldo, false},
-                                            {x.start[4], s->heads, false},
-                                            {x.start[5], s->heads * s->D, false}}};
+                                            {x.start[4], s->heads, false}}};
     attention_offsets(&offsets, stream);
     tensor[PLAN_QUERIES] = x.queries;
     tensor[PLAN_KEYS] = x.keys;
@@ -234,7 +226,7 @@ static void run_classes(PlanShape *need, void **tensor, const AttentionShape *sh
     for (int c = 0; c < classes; c++) {
         const int64_t count = class_count(need, shape, &class[c]);
         if (count == 0) continue;
-        const AttentionPlan *plan = plan_find(&class[c], need, T);
+        const AttentionPlan *plan = plan_find(&class[c], need);
         CHECK(plan != NULL,
               "attention %s, %" PRId64 " heads of %" PRId64 ", %" PRId64 " queries, %" PRId64
               " keys: no plan was prepared",

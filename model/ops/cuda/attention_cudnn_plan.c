@@ -352,7 +352,7 @@ static void graph_backward(AttentionPlan *p) {
                      dk = of_pack(p, PLAN_DK, s->keys, s->ldk, in.start_k, false),
                      dv = of_pack(p, PLAN_DV, s->keys, s->ldv, in.start_v, false),
                      lse = of_queries(p, PLAN_LSE, 1, in.start_lse),
-                     sum = of_queries(p, PLAN_SUM, 1, s->dense_sums ? NULL : in.start_lse);
+                     sum = of_queries(p, PLAN_SUM, 1, NULL);
 
     const Descriptor each = inside(p, F32, s->D, false), total = inside(p, F32, 1, false);
     apply_to(p, MUL, dout, out, each);
@@ -373,12 +373,9 @@ static void graph_backward(AttentionPlan *p) {
     x = reshape(p, dscores, inside(p, BF16, s->keys, true));
     product(p, &(Product){.a = x, .b = q, .c = dk, .M = in.keys, .K = in.queries});
 
-    // dQ is summed over blocks of keys in floats, and then rounded.
-    Descriptor start_sum = NULL;
-    if (!s->dense_sums) {
-        start_sum = of_batch(p, PLAN_START_SUM, CUDNN_DATA_INT64, s->batch + 1);
-    }
-    const Descriptor dq_sum = of_queries(p, PLAN_DQ_SUM, s->D, start_sum);
+    // dQ is summed over blocks of keys in floats, and then rounded. Its sums are dense: cuDNN looks
+    // for ragged ones where dQ's own offsets point, rows of ldq floats apart, which takes more.
+    const Descriptor dq_sum = of_queries(p, PLAN_DQ_SUM, s->D, NULL);
     x = reshape(p, k,
                 of_pack(p, ID_INSIDE + p->inside_count++, s->keys, s->ldk, in.start_k, false));
     product(p, &(Product){.a = dscores, .b = x, .c = dq_sum, .M = in.queries, .K = in.keys});

@@ -12,9 +12,6 @@
 // ldv, of out and dout ldo; heads * D elements of a row belong to the tensor.
 typedef struct {
     bool backward;
-    // The backward's sums as cuDNN has them by default: [batch, heads, queries]. Else [T, heads],
-    // which takes less for lengths that differ, but is wrong where D % 16 != 0.
-    bool dense_sums;
     int64_t batch;          // Segments at most; unused ones have length 0.
     int64_t queries, keys;  // Rows of one segment at most.
     int64_t heads, D;
@@ -33,8 +30,8 @@ typedef enum {
     PLAN_DQ,
     PLAN_DK,
     PLAN_DV,
-    PLAN_SUM,     // float [T, heads] or dense: sum over D of dout * out.
-    PLAN_DQ_SUM,  // float [T, heads, D] or dense [batch, heads, queries, D]: dq, not yet rounded.
+    PLAN_SUM,     // float [batch, heads, queries]: sum over D of dout * out.
+    PLAN_DQ_SUM,  // float [batch, heads, queries, D]: dq, not yet rounded.
     // Of each batch entry: its lengths, int32 [batch], and where it begins in tensors of a row
     // stride, in elements, int64 [batch + 1].
     PLAN_QUERIES,
@@ -44,7 +41,6 @@ typedef enum {
     PLAN_START_V,
     PLAN_START_OUT,
     PLAN_START_LSE,
-    PLAN_START_SUM,  // Of PLAN_DQ_SUM.
     PLAN_TENSORS
 } PlanTensor;
 

@@ -28,7 +28,7 @@ REAL_INLINE bool in_class(const LengthClass *c, int64_t queries, int64_t keys) {
     return !c->many && queries >= c->q_least && queries <= c->q_most;
 }
 
-enum { OFFSETS = 6 };  // Row strides of the tensors of an attention.
+enum { OFFSETS = 5 };  // Row strides of the tensors of an attention.
 
 // Entry e of the batch is segment `skip` + e of the class, in the pack's order.
 typedef struct {
