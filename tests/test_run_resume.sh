@@ -9,12 +9,6 @@ make_tiny
 # Steps that take long enough to be met in the middle.
 slow="model.layers=6 model.heads=6 checkpoint.every=4 checkpoint.keep=0 train.validate=0"
 
-# started NAME RANKS ...: starts a run in the background; its mpirun is $pid.
-started() {
-    run "$@" &
-    pid=$!
-}
-
 # wait_step NAME STEP: until metrics.jsonl has the step, or the run is over.
 wait_step() {
     while kill -0 $pid 2>/dev/null &&
@@ -33,9 +27,18 @@ process() {
     done
 }
 
+# started NAME RANKS ...: starts a run in the background, as $pid; $launcher is its mpirun, $rank
+# one of its ranks.
+started() {
+    run "$@" &
+    pid=$! rank=
+    while kill -0 $pid 2>/dev/null && [ -z "$rank" ]; do
+        launcher=$(process "$1" 'mpirun|prterun') rank=$(process "$1" kintoun)
+    done
+}
+
 # kill_rank NAME: kills one rank; the run must not survive it.
 kill_rank() {
-    rank=$(process "$1" kintoun)
     [ -n "$rank" ] && kill -9 "$rank"
     wait $pid && say "$1 ended well: too fast to be met"
 }
@@ -60,7 +63,7 @@ close killed whole 0
 
 started signalled 2 $slow
 wait_step signalled 6
-kill -USR1 "$(process signalled 'mpirun|prterun')"
+kill -USR1 "$launcher"
 wait $pid
 status=$?
 [ $status -eq 75 ] || say "SIGUSR1: exit $status, want 75: $(tail -n 3 "$work/signalled.log")"
