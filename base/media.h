@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+enum { LENGTHS_MAX = 32 };  // Numbers of tokens that samples often have, and kernels are made for.
+
 typedef enum { MEDIUM_IMAGE, MEDIUM_VIDEO, MEDIUM_COUNT } Medium;
 
 // A latent's size: channels, frames (1 for an image), height, width.

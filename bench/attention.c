@@ -45,7 +45,8 @@ static void bench(int64_t S, int64_t queries, int64_t keys, int64_t heads, int64
          *dk = random_reals("rows", X * C);
     real *dv = random_reals("rows", X * C);
     float *lse = device_allocate("lse", heads * T * (int64_t)sizeof(float));
-    const AttentionBounds bounds = {T, X, S, heads, D, queries != keys, deterministic};
+    const int64_t lengths[LENGTHS_MAX] = {queries};
+    const AttentionBounds bounds = {T, X, S, heads, D, queries != keys, deterministic, lengths};
     attention_prepare(&bounds, C, C, C, C);
     const int64_t bytes =
         max_i64(attention_scratch(&bounds, false), attention_scratch(&bounds, true));

@@ -49,7 +49,11 @@ static void fill_weights(Bench *b, int unit) {
     const int64_t count = fsdp_slice_end(b->fsdp, unit);
     float *const w = malloc((size_t)count * sizeof(*w));
     CHECK(w != NULL, "no memory for %" PRId64 " weights", count);
-    param_init(w, &b->model.params, unit, 0, count, 1);
+    const int64_t piece = 1 << 18;
+#pragma omp parallel for
+    for (int64_t i = 0; i < count; i += piece) {
+        param_init(w + i, &b->model.params, unit, i, min_i64(i + piece, count), 1);
+    }
     for (int64_t i = 0; i < count; i++) {
         if (w[i] == 0.0f) w[i] = 0.01f * (float)(i % 7 - 3);
     }
@@ -74,6 +78,7 @@ static void set_up(Bench *b, Comm *world, const int64_t *n) {
     model_plan(&b->model, RECOMPUTE_NONE, (ModelBounds){n[3], n[4] * n[5], n[4]});
     b->fsdp =
         fsdp_create(&b->model.params, &b->mesh, &(FsdpConfig){.wire = REAL_TYPE, .packs_max = 1});
+    b->model.lengths[0] = n[3] / n[4];
     model_allocate(&b->model);
     optimizer_create(&b->optimizer, &b->model.params, &b->mesh);
     for (int unit = 0; unit < b->model.units; unit++) fill_weights(b, unit);

@@ -114,6 +114,8 @@ const int64_t *planner_verdicts(const Planner *planner, int stage, int source); 
 
 // Rows that pass, of one medium of a source.
 int64_t planner_rows(const Planner *planner, int stage, int source, Medium medium);
+// The numbers of tokens whose samples have the most pairs of tokens in all, the most first; then 0.
+void planner_lengths(const Planner *planner, int64_t lengths[LENGTHS_MAX]);
 
 // One number for all catalogues in their order; another one is a changed recipe.
 uint64_t planner_checksum(const Planner *planner);

@@ -322,6 +322,35 @@ void planner_free(Planner *planner) {
     free(planner);
 }
 
+void planner_lengths(const Planner *planner, int64_t lengths[LENGTHS_MAX]) {
+    int64_t most = 0;
+    for (int stage = 0; stage < planner->stage_count; stage++) {
+        most = max_i64(most, planner->stages[stage].tokens);
+    }
+    int64_t *pairs = allocate(most + 1, sizeof(*pairs));
+    for (int stage = 0; stage < planner->stage_count; stage++) {
+        for (int s = 0; s < planner->config.source_count; s++) {
+            for (Medium m = 0; m < MEDIUM_COUNT; m++) {
+                const RowList *list = &planner->lists[stage][s][m];
+                for (int64_t i = 0; i < list->count; i++) {
+                    const LatentShape shape = planner->catalogues[s]->rows[list->rows[i]].shape;
+                    const int64_t T = latent_tokens(shape, planner->needs.patch);
+                    pairs[T] += T * T;
+                }
+            }
+        }
+    }
+    for (int i = 0; i < LENGTHS_MAX; i++) {
+        int64_t best = 0;
+        for (int64_t T = 1; T <= most; T++) {
+            if (pairs[T] > pairs[best]) best = T;
+        }
+        lengths[i] = best;
+        pairs[best] = 0;
+    }
+    free(pairs);
+}
+
 PlanSample planner_sample(const Planner *planner, int64_t position, int source, uint32_t row) {
     const CatalogueRow *r = &planner->catalogues[source]->rows[row];
     const WorkCost *cost = &planner->needs.cost;

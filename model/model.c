@@ -18,6 +18,7 @@ void model_record(Model *model, const ModelConfig *config, const Mesh *mesh) {
     model->stem.deterministic = config->deterministic;
     model->block.deterministic = config->deterministic;
     model->head.deterministic = config->deterministic;
+    model->stem.lengths = model->block.lengths = model->head.lengths = model->lengths;
     model->units = model->params.units;
 }
 

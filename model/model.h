@@ -35,6 +35,8 @@ typedef struct {
     UnitValues stem_values, block_values, head_values;
     ModelBounds bounds;
     int64_t bound[ROWS_KINDS];
+    // Tokens that many segments will have, 0: none; the caller may say before model_allocate.
+    int64_t lengths[LENGTHS_MAX];
     ModelBytes bytes;
     Arena arena;
     // Filled by the caller before model_forward; rows as in the bound pack, T of this rank.

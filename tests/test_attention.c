@@ -54,7 +54,7 @@ static Attention attention_new(int64_t heads, int64_t D, int64_t S, int32_t *q_s
     a.dv = reals_new(a.X * (a.C + gap));
     a.lse = floats_new(heads * a.T);
     const bool cross = memcmp(q_start, k_start, (size_t)(S + 1) * sizeof(*q_start)) != 0;
-    const AttentionBounds bounds = {a.T, a.X, S, heads, D, cross, deterministic};
+    const AttentionBounds bounds = {a.T, a.X, S, heads, D, cross, deterministic, NULL};
     attention_prepare(&bounds, a.C + gap, a.C + gap, a.C + gap, a.C + gap);
     // Filled with NaN: nothing may depend on what was there.
     a.scratch_bytes = max_i64(attention_scratch(&bounds, false), attention_scratch(&bounds, true));

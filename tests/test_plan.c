@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "data/planner.h"
 #include "tests/plan_maker.h"
 
 static void same_cursor(const Cursor *a, const Cursor *b) {
@@ -414,6 +415,45 @@ static void test_validation(void **state) {
     planner_free(planner);
 }
 
+// The lengths with the most pairs of tokens, each once, counted here over all rows that pass.
+static void test_lengths(void **state) {
+    (void)state;
+    enum { MOST = 4096 };
+    Planner *planner = plan_open_default();
+    static int64_t pairs[MOST];
+    memset(pairs, 0, sizeof(pairs));
+    for (int stage = 0; stage < 3; stage++) {
+        for (int s = 0; s < 2; s++) {
+            for (int64_t r = 0; r < planner_catalogue(planner, s)->count; r++) {
+                if (planner_judge(planner, stage, s, (uint32_t)r) != ROW_PASSES) continue;
+                const int64_t T = planner_sample(planner, 0, s, (uint32_t)r).tokens;
+                check_that(T < MOST, "%lld tokens", (long long)T);
+                pairs[T] += T * T;
+            }
+        }
+    }
+    for (int64_t i = 0; i < planner->held_count; i++) {
+        for (int stage = 0; stage < 3; stage++) {
+            const PlanSample *held = &planner->held[i];
+            if (planner_judge(planner, stage, held->source, held->row) == ROW_PASSES) {
+                pairs[held->tokens] -= held->tokens * held->tokens;
+            }
+        }
+    }
+    int64_t lengths[LENGTHS_MAX], kinds = 0;
+    planner_lengths(planner, lengths);
+    for (int64_t T = 1; T < MOST; T++) kinds += pairs[T] > 0;
+    check_that(kinds > 2, "%lld lengths", (long long)kinds);
+    for (int i = 0; i < LENGTHS_MAX; i++) {
+        int64_t best = 0;
+        for (int64_t T = 1; T < MOST; T++) best = pairs[T] > pairs[best] ? T : best;
+        check_that(lengths[i] == best, "number %d: %lld, want %lld", i, (long long)lengths[i],
+                   (long long)best);
+        pairs[best] = 0;
+    }
+    planner_free(planner);
+}
+
 // Each row of each source has one verdict in each stage.
 static void test_verdicts(void **state) {
     (void)state;
@@ -541,6 +581,7 @@ int main(void) {
         cmocka_unit_test(test_many_deferred),
         cmocka_unit_test(test_holdout),
         cmocka_unit_test(test_validation),
+        cmocka_unit_test(test_lengths),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_cursor_refused),

@@ -80,6 +80,7 @@ bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *pro
     memory_plan(&t->model, &t->mesh, config, data, t->recompute);
     const FsdpConfig sharding = fsdp_settings(config);
     t->fsdp = fsdp_create(&t->model.params, &t->mesh, &sharding);
+    planner_lengths(t->planner, t->model.lengths);
     model_allocate(&t->model);
     optimizer_create(&t->optimizer, &t->model.params, &t->mesh);
     batch_create(&t->batch, &t->model);

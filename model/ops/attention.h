@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/device.h"
+#include "base/media.h"
 #include "base/real.h"
 
 // What all calls on one pack share. Query rows of segment s are [q_start[s], q_start[s + 1]), its
@@ -28,6 +29,9 @@ typedef struct {
     int64_t T, X, S;
     int64_t heads, D;
     bool cross, deterministic;  // cross: keys are not the queries' own tokens.
+    // [LENGTHS_MAX], or NULL: queries that many segments will have, 0 for none. A backend may have
+    // something faster for just these.
+    const int64_t *lengths;
 } AttentionBounds;
 
 // out = softmax(q k^T scale) v per head. q, out [T, heads * D], k, v [X, heads * D]; rows ldq, ldk,

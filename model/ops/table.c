@@ -238,7 +238,8 @@ static AttentionBounds attention_bounds(const Program *p, const Call *call, cons
                              .heads = call->heads,
                              .D = p->value[call->out[0]].cols / call->heads,
                              .cross = call->choice != 0,
-                             .deterministic = p->deterministic};
+                             .deterministic = p->deterministic,
+                             .lengths = p->lengths};
 }
 
 static int64_t attention_room(const Program *p, const Call *call, const int64_t *bound,

@@ -67,7 +67,7 @@ void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, 
         return;
     }
     for (int backward = 0; backward < 2; backward++) {
-        PlanShape list[CLASSES_MAX];
+        PlanShape list[PLAN_SHAPES_MAX];
         const int count = attention_cudnn_shapes(list, bounds, ldq, ldk, ldv, ldo, backward != 0);
         for (int i = 0; i < count; i++) build(&list[i]);
     }
@@ -91,6 +91,7 @@ static void build_all(const Config *config) {
     Model model = {0};
     model_record(&model, &config->model, &mesh);
     model_plan(&model, RECOMPUTE_NONE, stage_bounds(config));
+    model.lengths[0] = model.bounds.tokens / 128 * 128;  // Where that is long enough.
     const Program *block = &model.block;
     for (int c = 0; c < block->calls; c++) {
         if (block->call[c].op != OP_ATTENTION) continue;

@@ -13,7 +13,10 @@
 // more than BATCH_ROWS times the pack's queries, counted by the longest segment. Unused entries of
 // a batch have length 0. In cross-attention, segments with many keys, which are rare, are a class
 // of their own, one segment a call.
-enum { BATCH_ROWS = 2, PLANS_MAX = 512 };
+// A class all of whose segments are equally long, and so long that they fill whole tiles, needs no
+// masks, which take a tenth of cuDNN's time (measured on an H100, README of bench). Such lengths
+// that are known beforehand have plans of their own, one segment a call.
+enum { BATCH_ROWS = 2, PLANS_MAX = 512, EVEN_ROWS = 128, EVEN_LEAST = 1024 };
 
 // What cuDNN wants for itself grows with the batch alone: 256 to 500 bytes a segment in 9.19 and
 // 9.26.
@@ -37,28 +40,40 @@ static int length_classes(LengthClass *list, int64_t T, int64_t X) {
     return count;
 }
 
+static bool even_length(int64_t queries) {
+    return queries >= EVEN_LEAST && queries % EVEN_ROWS == 0;
+}
+
 int attention_cudnn_shapes(PlanShape *list, const AttentionBounds *bounds, int64_t ldq, int64_t ldk,
                            int64_t ldv, int64_t ldo, bool backward) {
     const int64_t T = bounds->T, X = bounds->X;
     LengthClass class[CLASSES_MAX];
     const int count = length_classes(class, T, bounds->cross ? X : 0);
+    PlanShape shape = {.backward = backward,
+                       .heads = bounds->heads,
+                       .D = bounds->D,
+                       .ldq = ldq,
+                       .ldk = ldk,
+                       .ldv = ldv,
+                       .ldo = ldo};
     for (int i = 0; i < count; i++) {
         const LengthClass *c = &class[i];
         const int64_t queries = min_i64(c->q_most, T),
                       few = c->many ? X : min_i64(keys_few(c->q_most), X),
                       most = c->many ? 1 : div_up(BATCH_ROWS * T, queries);
-        list[i] = (PlanShape){.backward = backward,
-                              .batch = min_i64(min_i64(bounds->S, T / c->q_least), most),
-                              .queries = queries,
-                              .keys = bounds->cross ? few : queries,
-                              .heads = bounds->heads,
-                              .D = bounds->D,
-                              .ldq = ldq,
-                              .ldk = ldk,
-                              .ldv = ldv,
-                              .ldo = ldo};
+        shape.batch = min_i64(min_i64(bounds->S, T / c->q_least), most);
+        shape.queries = queries;
+        shape.keys = bounds->cross ? few : queries;
+        list[i] = shape;
     }
-    return count;
+    int shapes = count;
+    shape.even = true;
+    shape.batch = 1;
+    for (int i = 0; i < LENGTHS_MAX && bounds->lengths != NULL && !bounds->cross; i++) {
+        shape.queries = shape.keys = bounds->lengths[i];
+        if (even_length(shape.queries) && shape.queries <= T) list[shapes++] = shape;
+    }
+    return shapes;
 }
 
 // ---- scratch, handed out by the same lines that measure it
@@ -97,7 +112,7 @@ static int64_t scratch_of(const PlanShape *s) {
 }
 
 int64_t attention_cudnn_scratch(const AttentionBounds *bounds, bool backward) {
-    PlanShape list[CLASSES_MAX];
+    PlanShape list[PLAN_SHAPES_MAX];
     const int count = attention_cudnn_shapes(list, bounds, 0, 0, 0, 0, backward);
     int64_t most = 0;
     for (int i = 0; i < count; i++) most = max_i64(most, scratch_of(&list[i]));
@@ -111,8 +126,9 @@ bool attention_cudnn_available(int64_t D) {
 }
 
 static bool same_tensors(const PlanShape *a, const PlanShape *b) {
-    return a->backward == b->backward && a->heads == b->heads && a->D == b->D && a->ldq == b->ldq &&
-           a->ldk == b->ldk && a->ldv == b->ldv && a->ldo == b->ldo;
+    return a->backward == b->backward && a->even == b->even && a->heads == b->heads &&
+           a->D == b->D && a->ldq == b->ldq && a->ldk == b->ldk && a->ldv == b->ldv &&
+           a->ldo == b->ldo;
 }
 
 // The class's plan that serves `need` with the least scratch, so that it fits into what was planned
@@ -135,6 +151,19 @@ static const AttentionPlan *plan_find(const LengthClass *class, const PlanShape 
     return best;
 }
 
+// The plan for segments of just so many queries and keys, or NULL.
+static const AttentionPlan *plan_find_even(const PlanShape *need) {
+    PlanShape even = *need;
+    even.even = true;
+    for (int i = 0; i < library.count; i++) {
+        const PlanShape *s = plan_shape(library.plan[i]);
+        if (same_tensors(s, &even) && s->queries == need->queries && s->keys == need->keys) {
+            return library.plan[i];
+        }
+    }
+    return NULL;
+}
+
 static bool plan_known(const PlanShape *shape) {
     for (int i = 0; i < library.count; i++) {
         const PlanShape *s = plan_shape(library.plan[i]);
@@ -154,7 +183,7 @@ void attention_cudnn_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t
           " elements apart: cuDNN wants multiples of 8",
           ldq, ldk, ldv, ldo);
     for (int backward = 0; backward < 2; backward++) {
-        PlanShape list[CLASSES_MAX];
+        PlanShape list[PLAN_SHAPES_MAX];
         const int count = attention_cudnn_shapes(list, bounds, ldq, ldk, ldv, ldo, backward != 0);
         for (int i = 0; i < count; i++) {
             if (plan_known(&list[i])) continue;
@@ -216,6 +245,54 @@ static void run_batch(const AttentionPlan *plan, void **tensor, const AttentionS
     plan_run(plan, tensor, shape->scale, x.workspace, stream);
 }
 
+// Whether every segment of the class has as many queries and keys as `need`, and begins where cuDNN
+// may begin to read: at 16 bytes of the log-sum-exp, too.
+static bool class_even(const PlanShape *need, const AttentionShape *shape,
+                       const LengthClass *class) {
+    if (need->queries != need->keys || !even_length(need->queries)) return false;
+    for (int64_t s = 0; s < shape->S; s++) {
+        const int64_t q = shape->q_start[s], queries = shape->q_start[s + 1] - q,
+                      keys = shape->k_start[s + 1] - shape->k_start[s];
+        if (!in_class(class, queries, keys)) continue;
+        if (queries != need->queries || keys != need->keys || q * shape->heads % 4 != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// tensor [PLAN_TENSORS] with those of rows where row q of queries and row k of keys are.
+static void point_to_rows(void **tensor, void *const *whole, const PlanShape *p, int64_t q,
+                          int64_t k) {
+    const int64_t size = (int64_t)sizeof(real);
+    const int64_t offset[PLAN_TENSORS] = {
+        [PLAN_Q] = q * p->ldq * size,    [PLAN_K] = k * p->ldk * size,
+        [PLAN_V] = k * p->ldv * size,    [PLAN_OUT] = q * p->ldo * size,
+        [PLAN_DOUT] = q * p->ldo * size, [PLAN_LSE] = q * p->heads * (int64_t)sizeof(float),
+        [PLAN_DQ] = q * p->ldq * size,   [PLAN_DK] = k * p->ldk * size,
+        [PLAN_DV] = k * p->ldv * size};
+    for (int i = 0; i < PLAN_TENSORS; i++) {
+        tensor[i] = whole[i] != NULL ? (char *)whole[i] + offset[i] : NULL;
+    }
+}
+
+// All segments of a class, one after the other.
+static void run_even(const AttentionPlan *plan, void *const *whole, const AttentionShape *shape,
+                     const LengthClass *class, void *scratch, Stream stream) {
+    const PlanShape *p = plan_shape(plan);
+    Arena arena = {.name = "attention", .memory = scratch, .size = INT64_MAX};
+    const Scratch x = lay_out(&arena, p);
+    for (int64_t s = 0; s < shape->S; s++) {
+        const int64_t q = shape->q_start[s], k = shape->k_start[s];
+        if (!in_class(class, shape->q_start[s + 1] - q, shape->k_start[s + 1] - k)) continue;
+        void *tensor[PLAN_TENSORS];
+        point_to_rows(tensor, whole, p, q, k);
+        tensor[PLAN_SUM] = x.sum;
+        tensor[PLAN_DQ_SUM] = x.dq_sum;
+        plan_run(plan, tensor, shape->scale, x.workspace, stream);
+    }
+}
+
 // `need` says which tensors, `tensor` [PLAN_TENSORS] where they are.
 static void run_classes(PlanShape *need, void **tensor, const AttentionShape *shape, void *scratch,
                         Stream stream) {
@@ -226,6 +303,12 @@ static void run_classes(PlanShape *need, void **tensor, const AttentionShape *sh
     for (int c = 0; c < classes; c++) {
         const int64_t count = class_count(need, shape, &class[c]);
         if (count == 0) continue;
+        const AttentionPlan *even =
+            class_even(need, shape, &class[c]) ? plan_find_even(need) : NULL;
+        if (even != NULL) {
+            run_even(even, tensor, shape, &class[c], scratch, stream);
+            continue;
+        }
         const AttentionPlan *plan = plan_find(&class[c], need);
         CHECK(plan != NULL,
               "attention %s, %" PRId64 " heads of %" PRId64 ", %" PRId64 " queries, %" PRId64

@@ -6,9 +6,10 @@
 #include "model/ops/attention.h"
 #include "model/ops/cuda/attention_cudnn_plan.h"
 
-enum { CLASSES_MAX = 40 };  // Classes of lengths that a pack's segments fall in.
+// Classes of lengths that a pack's segments fall in; plans of a call.
+enum { CLASSES_MAX = 40, PLAN_SHAPES_MAX = CLASSES_MAX + LENGTHS_MAX };
 
-// Writes the shapes [CLASSES_MAX] of the plans, forward or backward, for calls within `bounds`;
+// Writes the shapes [PLAN_SHAPES_MAX] of the plans, forward or backward, for calls within `bounds`;
 // returns how many.
 int attention_cudnn_shapes(PlanShape *list, const AttentionBounds *bounds, int64_t ldq, int64_t ldk,
                            int64_t ldv, int64_t ldo, bool backward);

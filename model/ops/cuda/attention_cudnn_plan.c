@@ -143,17 +143,24 @@ static Descriptor of_pack(AttentionPlan *p, int64_t id, int64_t rows, int64_t ld
     return tensor(p, &t);
 }
 
-// Floats [batch, heads, queries, columns], of a pack's rows [T, heads, columns] or, without starts,
-// dense.
-static Descriptor of_queries(AttentionPlan *p, PlanTensor id, int64_t columns, Descriptor starts) {
+// Floats [batch, heads, queries, columns], dense.
+static Descriptor of_queries(AttentionPlan *p, PlanTensor id, int64_t columns) {
     const PlanShape *s = &p->shape;
-    Tensor t = {.type = CUDNN_DATA_FLOAT,
-                .dim = {s->batch, s->heads, s->queries, columns},
-                .stride = {s->heads * s->queries * columns, s->queries * columns, columns, 1},
-                .id = id,
-                .starts = starts};
-    if (starts != NULL) t.stride[1] = columns, t.stride[2] = s->heads * columns;
-    return tensor(p, &t);
+    return tensor(
+        p, &(Tensor){.type = CUDNN_DATA_FLOAT,
+                     .dim = {s->batch, s->heads, s->queries, columns},
+                     .stride = {s->heads * s->queries * columns, s->queries * columns, columns, 1},
+                     .id = id});
+}
+
+// The log-sum-exp [batch, heads, queries, 1] of a pack's rows [T, heads].
+static Descriptor of_lse(AttentionPlan *p, Descriptor starts) {
+    const PlanShape *s = &p->shape;
+    return tensor(p, &(Tensor){.type = CUDNN_DATA_FLOAT,
+                               .dim = {s->batch, s->heads, s->queries, 1},
+                               .stride = {s->heads * s->queries, 1, s->heads, 1},
+                               .id = PLAN_LSE,
+                               .starts = starts});
 }
 
 // [batch, heads, queries, columns] inside of the kernel. across: the same as [.., columns,
@@ -261,7 +268,7 @@ static void product(AttentionPlan *p, const Product *a) {
 
 // ---- graphs
 
-// What forward and backward share.
+// What forward and backward share. Lengths and starts are NULL where segments are even.
 typedef struct {
     Descriptor queries, keys;  // Lengths.
     Descriptor start_q, start_k, start_v, start_out, start_lse;
@@ -270,6 +277,7 @@ typedef struct {
 
 static Shared shared(AttentionPlan *p) {
     const int64_t n = p->shape.batch;
+    if (p->shape.even) return (Shared){.scale = scalar(p, ID_SCALE)};
     return (Shared){.queries = of_batch(p, PLAN_QUERIES, CUDNN_DATA_INT32, n),
                     .keys = of_batch(p, PLAN_KEYS, CUDNN_DATA_INT32, n),
                     .start_q = of_batch(p, PLAN_START_Q, CUDNN_DATA_INT64, n + 1),
@@ -293,11 +301,12 @@ static void graph_forward(AttentionPlan *p) {
                    of_pack(p, PLAN_V, s->keys, s->ldv, in.start_v, false));
     set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC,
                    of_pack(p, PLAN_OUT, s->queries, s->ldo, in.start_out, false));
-    set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC,
-                   of_queries(p, PLAN_LSE, 1, in.start_lse));
+    set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, of_lse(p, in.start_lse));
     set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, in.scale);
-    set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SEQ_LEN_QDESC, in.queries);
-    set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SEQ_LEN_KVDESC, in.keys);
+    if (!s->even) {
+        set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SEQ_LEN_QDESC, in.queries);
+        set_descriptor(p, op, CUDNN_ATTR_OPERATION_SDPA_FWD_SEQ_LEN_KVDESC, in.keys);
+    }
     operation(p, op);
 }
 
@@ -351,8 +360,7 @@ static void graph_backward(AttentionPlan *p) {
                      dq = of_pack(p, PLAN_DQ, s->queries, s->ldq, in.start_q, false),
                      dk = of_pack(p, PLAN_DK, s->keys, s->ldk, in.start_k, false),
                      dv = of_pack(p, PLAN_DV, s->keys, s->ldv, in.start_v, false),
-                     lse = of_queries(p, PLAN_LSE, 1, in.start_lse),
-                     sum = of_queries(p, PLAN_SUM, 1, NULL);
+                     lse = of_lse(p, in.start_lse), sum = of_queries(p, PLAN_SUM, 1);
 
     const Descriptor each = inside(p, F32, s->D, false), total = inside(p, F32, 1, false);
     apply_to(p, MUL, dout, out, each);
@@ -361,7 +369,8 @@ static void graph_backward(AttentionPlan *p) {
 
     Descriptor x = inside(p, F32, s->keys, false);
     product(p, &(Product){.a = q, .b = k, .c = x, .M = in.queries, .N = in.keys});
-    x = mask(p, &in, apply(p, MUL, x, in.scale));
+    x = apply(p, MUL, x, in.scale);
+    if (!s->even) x = mask(p, &in, x);
     const Descriptor weights = apply(p, CUDNN_POINTWISE_EXP, apply(p, SUB, x, lse), NULL);
     x = reshape(p, weights, inside(p, BF16, s->keys, true));
     product(p, &(Product){.a = x, .b = dout, .c = dv, .M = in.keys, .K = in.queries});
@@ -375,7 +384,7 @@ static void graph_backward(AttentionPlan *p) {
 
     // dQ is summed over blocks of keys in floats, and then rounded. Its sums are dense: cuDNN looks
     // for ragged ones where dQ's own offsets point, rows of ldq floats apart, which takes more.
-    const Descriptor dq_sum = of_queries(p, PLAN_DQ_SUM, s->D, NULL);
+    const Descriptor dq_sum = of_queries(p, PLAN_DQ_SUM, s->D);
     x = reshape(p, k,
                 of_pack(p, ID_INSIDE + p->inside_count++, s->keys, s->ldk, in.start_k, false));
     product(p, &(Product){.a = dscores, .b = x, .c = dq_sum, .M = in.queries, .K = in.keys});
@@ -435,10 +444,10 @@ AttentionPlan *plan_create(const PlanShape *shape, const char *device) {
     CHECK(p != NULL, "no memory");
     p->shape = *shape;
     snprintf(p->name, sizeof(p->name),
-             "attention %s of %" PRId64 " segments, %" PRId64 " heads, %" PRId64
+             "attention %s of %" PRId64 "%s segments, %" PRId64 " heads, %" PRId64
              " queries, %" PRId64 " keys, D %" PRId64,
-             shape->backward ? "backward" : "forward", shape->batch, shape->heads, shape->queries,
-             shape->keys, shape->D);
+             shape->backward ? "backward" : "forward", shape->batch, shape->even ? " even" : "",
+             shape->heads, shape->queries, shape->keys, shape->D);
     CHECK(cudnnGetVersion() >= VERSION_NEEDED, "cuDNN %zu is here, %d is needed", cudnnGetVersion(),
           VERSION_NEEDED);
     if (shape->backward) {

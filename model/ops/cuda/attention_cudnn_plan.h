@@ -12,6 +12,8 @@
 // ldv, of out and dout ldo; heads * D elements of a row belong to the tensor.
 typedef struct {
     bool backward;
+    // All segments are as long as said here, and follow each other: nothing is masked.
+    bool even;
     int64_t batch;          // Segments at most; unused ones have length 0.
     int64_t queries, keys;  // Rows of one segment at most.
     int64_t heads, D;
