@@ -11,7 +11,8 @@
 #   // device: 1 2            the numbers of ranks in the emulator and on a GPU, if not all
 #   // orders: up down         in the emulator once more with threads and blocks in each order;
 #                              otherwise, and with the sanitizer, each launch draws one
-# BUILDS="cuda-fp32 cuda-bf16": the programs of these builds alone, and no scripts.
+# BUILDS="cuda-fp32 cuda-bf16": the programs of these builds alone, and no scripts. RANKS_MAX=2: on
+# so many ranks at most.
 # A script that exits with 77 was skipped; its last line says why. A program that dies, runs no
 # test or was not built has failed. Tests of one rank share the cores; the others run alone.
 cd "$(dirname "$0")/.." || exit 1
@@ -139,7 +140,7 @@ for source in tests/test_*.c; do
             echo "0 0 1" >"$results/$test.verdict"
             continue
         fi
-        most=99 numbers=${ranks:-1}
+        most=${RANKS_MAX:-99} numbers=${ranks:-1}
         case $build in
         debug-emulator*) most=1 ;;
         debug*) most=2 ;;
