@@ -61,6 +61,10 @@ side_by_side() {
     nvidia-cuda-mps-control -d >>$out/mps.log 2>&1 </dev/null
     "$@"
     echo quit | nvidia-cuda-mps-control >>$out/mps.log 2>&1
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # Its processes' names, as the kernel cuts them.
+        pgrep -x nvidia-cuda-mps >/dev/null || break
+        sleep 0.5
+    done
     unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
 }
 
