@@ -1,7 +1,12 @@
-// Which rank runs on which device: decided over each node, agreed over the world.
+// Which rank runs on which device, and on how many threads: decided over each node, agreed over the
+// world.
+#include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/die.h"
+#include "base/rng.h"
 #include "parallel/agree.h"
 #include "parallel/transport.h"
 
@@ -43,8 +48,38 @@ static bool place(Comm *node, bool share, bool *shared, Error *error) {
                      size, devices, devices == 1 ? "" : "s", devices, devices == 1 ? "" : "s");
 }
 
+// One number for the set of cores that this process may run on; 0: unknown.
+static int64_t cores_key(void) {
+    char line[4096];
+    int64_t key = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
+        if (strncmp(line, "Cpus_allowed:", 13) != 0) continue;
+        key = (int64_t)(hash_bytes(line, (int64_t)strlen(line)) >> 1);
+    }
+    if (status != NULL) fclose(status);
+    return key;
+}
+
+// Ranks of a node that may run on the same cores divide them: threads that wait for a core at every
+// barrier make a step a hundred times as long. OMP_NUM_THREADS says otherwise.
+static void share_cores(Comm *node) {
+    if (getenv("OMP_NUM_THREADS") != NULL) return;
+    const int size = comm_size(node), rank = comm_rank(node);
+    int64_t *keys = calloc((size_t)size, sizeof(*keys));
+    CHECK(keys != NULL, "no memory for %d ranks", size);
+    keys[rank] = cores_key();
+    comm_all_reduce_max(node, keys, size);
+    int sharers = 0;
+    for (int i = 0; i < size; i++) sharers += keys[i] == keys[rank];
+    free(keys);
+    const int threads = omp_get_num_procs() / sharers;
+    omp_set_num_threads(threads > 0 ? threads : 1);
+}
+
 int comm_device_start(Comm *world, bool share, Error *error) {
     Comm *node = comm_split_node(world, "node");
+    share_cores(node);
     bool shared = false;
     int status = EXIT_DONE;
     if (!agree(world, device_start(comm_rank(node), error), error)) {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # run.minutes becomes numbers of steps once: they are kept in the run's folder, read again on any
-# number of ranks, and refused when the settings they came from have changed.
+# number of ranks, and refused when the settings they came from have changed. Ranks share the cores.
 # seconds: 200
 . "$(dirname "$0")/runs.sh"
 make_tiny
@@ -17,4 +17,13 @@ grep -q 'budget.json: not made for' "$work/budget.log" || say "$(cat "$work/budg
 echo '{' >"$work/budget/budget.json"
 run budget 1 run.minutes=0.03
 [ $? -eq 78 ] || say "a damaged file was taken"
+
+# Without OMP_NUM_THREADS, ranks divide the cores.
+unset OMP_NUM_THREADS
+for ranks in 1 2; do
+    must threads$ranks $ranks run.stop_at=1
+    threads=$(($(nproc) / ranks))
+    grep -q ", $((threads > 0 ? threads : 1)) threads\? each$" "$work/threads$ranks.log" ||
+        say "$(head -n 1 "$work/threads$ranks.log")"
+done
 exit $failed

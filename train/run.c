@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <malloc.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,8 +144,9 @@ static void describe(const Trainer *t) {
     static const char *const policies[] = {"none", "cheap", "linear", "block"};
     char device[256];
     device_describe(device, sizeof(device));
-    printf("kintoun %s on %d rank%s of %s\n", REAL_NAME, t->mesh.size, t->mesh.size == 1 ? "" : "s",
-           device);
+    const int threads = omp_get_max_threads();
+    printf("kintoun %s on %d rank%s of %s, %d thread%s each\n", REAL_NAME, t->mesh.size,
+           t->mesh.size == 1 ? "" : "s", device, threads, threads == 1 ? "" : "s");
     printf("model: %" PRId64
            " parameters in %d units; recompute: %s; mesh: shard %d x replicas %d, "
            "sequence %d\n",
