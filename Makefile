@@ -74,8 +74,8 @@ EMULATE := -I tests/emulator -U_FORTIFY_SOURCE
 CXXFLAGS := -std=c++17 -I. -Wall -Wextra -Werror -Wno-unknown-pragmas -fno-extern-tls-init \
             -march=$(MARCH) -fopenmp -MMD -MP
 
-# $(1): name of the build, $(2): how to optimise, $(3): definitions.
-# The demo's data have the same bytes on processors that round a product before adding to it.
+# $(1): name of the build, $(2): how to optimise, $(3): definitions. The demo's data do not follow
+# what is built for: no product is added to a sum before it is rounded.
 define rules_common
 build/$(1)/data/demo/%.o: CFLAGS += -ffp-contract=off
 build/$(1)/%.o: %.c Makefile

@@ -35,7 +35,8 @@ typedef struct {
     UnitValues stem_values, block_values, head_values;
     ModelBounds bounds;
     int64_t bound[ROWS_KINDS];
-    // Tokens that many segments will have, 0: none; the caller may say before model_allocate.
+    // Tokens that many segments will have, 0: none; the caller may say between model_record and
+    // model_allocate. No memory depends on them.
     int64_t lengths[LENGTHS_MAX];
     ModelBytes bytes;
     Arena arena;

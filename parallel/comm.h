@@ -20,7 +20,7 @@ typedef struct Comm Comm;
 Comm *comm_start(int *argc, char ***argv);
 
 // Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
-// Where OMP_NUM_THREADS is not set, ranks divide the cores that they share.
+// Where OMP_NUM_THREADS is not set, ranks on just the same cores divide them.
 // Returns an exit code of die.h, the same on all ranks, with the reason of the first that failed:
 // EXIT_DONE; EXIT_FAILED where one of them finds none that works, which another node may have;
 // EXIT_CONFIG where ranks of a node would meet on one GPU and `share` does not let them take turns.

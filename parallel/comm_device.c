@@ -61,10 +61,10 @@ static int64_t cores_key(void) {
     return key;
 }
 
-// Ranks of a node that may run on the same cores divide them: threads that wait for a core at every
-// barrier make a step a hundred times as long. OMP_NUM_THREADS says otherwise.
+// Ranks of a node that may run on just the same cores divide them: threads that wait for a core at
+// every barrier make a step a hundred times as long. OMP_NUM_THREADS says otherwise, as it must
+// where ranks' cores overlap in part or a quota gives less than them.
 static void share_cores(Comm *node) {
-    if (getenv("OMP_NUM_THREADS") != NULL) return;
     const int size = comm_size(node), rank = comm_rank(node);
     int64_t *keys = calloc((size_t)size, sizeof(*keys));
     CHECK(keys != NULL, "no memory for %d ranks", size);
@@ -73,6 +73,7 @@ static void share_cores(Comm *node) {
     int sharers = 0;
     for (int i = 0; i < size; i++) sharers += keys[i] == keys[rank];
     free(keys);
+    if (getenv("OMP_NUM_THREADS") != NULL) return;
     const int threads = omp_get_num_procs() / sharers;
     omp_set_num_threads(threads > 0 ? threads : 1);
 }

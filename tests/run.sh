@@ -143,7 +143,7 @@ for source in tests/test_*.c; do
         most=${RANKS_MAX:-99} numbers=${ranks:-1}
         case $build in
         debug-emulator*) most=1 ;;
-        debug*) most=2 ;;
+        debug*) [ "$most" -le 2 ] || most=2 ;;
         emulator* | cuda*) numbers=${device:-$numbers} ;;
         esac
         orders=

@@ -11,7 +11,7 @@ nvcc=$(sed -n 's/^NVCC := //p' build/cuda.mk)
 [ -n "$nvcc" ] || { echo "no CUDA with cuDNN here"; exit 77; }
 plans=build/cuda-fp32/tests/cudnn/plans
 [ -x $plans ] || { echo "$plans was not built"; exit 1; }
-toolkit=$(dirname "$(readlink -f "$nvcc")")/..
+toolkit=$(dirname "$(readlink -f "$(command -v "$nvcc")")")/..
 stub=$(ls "$toolkit"/lib64/stubs/libcuda.so "$toolkit"/lib/stubs/libcuda.so \
     "$toolkit"/targets/x86_64-linux/lib/stubs/libcuda.so 2>/dev/null | head -n 1)
 [ -n "$stub" ] || { echo "the toolkit has no stub of the driver"; exit 77; }
@@ -31,7 +31,8 @@ build "$work/large" "" $(ls configs/g*.yaml | grep -v 'goku-[12]b')
 build "$work/heads" ""
 wait
 python=$(python3 -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0])' 2>/dev/null)
-if [ -n "$python" ] && ! grep -q "$python" build/cuda.mk; then
+minor=$(sed -n 's/^#define CUDNN_MINOR *//p' "$python"/include/cudnn_version.h 2>/dev/null)
+if [ "${minor:-0}" -ge 19 ] && ! grep -q "$python" build/cuda.mk; then
     build "$work/python" ":$python/lib:$python/../cu13/lib" configs/goku-1b.yaml
 fi
 

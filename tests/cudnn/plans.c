@@ -51,10 +51,10 @@ static void build(const PlanShape *s) {
     CHECK(built.count < SHAPES_MAX, "more than %d plans", SHAPES_MAX);
     built.shape[built.count++] = *s;
     AttentionPlan *plan = plan_create(s, device);
-    printf("plan %s D %" PRId64 ": %" PRId64 " segments x %" PRId64 " heads, %" PRId64
+    printf("plan %s D %" PRId64 ": %" PRId64 "%s segments x %" PRId64 " heads, %" PRId64
            " queries, %" PRId64 " keys: workspace %" PRId64 " of %" PRId64 " bytes\n",
-           s->backward ? "backward" : "forward", s->D, s->batch, s->heads, s->queries, s->keys,
-           plan_workspace(plan), attention_cudnn_workspace(s->batch));
+           s->backward ? "backward" : "forward", s->D, s->batch, s->even ? " even" : "", s->heads,
+           s->queries, s->keys, plan_workspace(plan), attention_cudnn_workspace(s->batch));
     fflush(stdout);
     CHECK(plan_workspace(plan) <= attention_cudnn_workspace(s->batch), "more than was planned");
     plan_free(plan);

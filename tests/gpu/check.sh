@@ -2,8 +2,8 @@
 # Everything that needs a GPU, in at most 8 minutes on one H100 or H200 (`make gpu-check`): builds,
 # runs every test of ops and modules against the goldens, a training run against the CPU's losses,
 # several ranks on the one GPU, the compute sanitizer, the benchmarks. A part that fails does not
-# stop the next. All that is said goes into one file, build/gpu/results.txt, worth committing as
-# tests/gpu/RESULTS.md once it is read.
+# stop the next. All that is said goes into one file, build/gpu/results.txt, worth an entry in
+# tests/gpu/RESULTS.md.
 #   tests/gpu/check.sh [PART]...      without a name: all parts, in this order
 # PYTHON: a Python with PyTorch, for the comparison. SECONDS_MAX: of the whole visit (480).
 cd "$(dirname "$0")/../.." || exit 1
@@ -58,8 +58,10 @@ side_by_side() {
     }
     export CUDA_MPS_PIPE_DIRECTORY=$PWD/$out/mps CUDA_MPS_LOG_DIRECTORY=$PWD/$out/mps
     mkdir -p $out/mps
+    trap 'echo quit | nvidia-cuda-mps-control' EXIT # Where it is stopped in between.
     nvidia-cuda-mps-control -d >>$out/mps.log 2>&1 </dev/null
     "$@"
+    trap - EXIT
     echo quit | nvidia-cuda-mps-control >>$out/mps.log 2>&1
     for _ in 1 2 3 4 5 6 7 8 9 10; do # Its processes' names, as the kernel cuts them.
         pgrep -x nvidia-cuda-mps >/dev/null || break

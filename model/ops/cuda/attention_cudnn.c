@@ -14,8 +14,9 @@
 // a batch have length 0. In cross-attention, segments with many keys, which are rare, are a class
 // of their own, one segment a call.
 // A class all of whose segments are equally long, and so long that they fill whole tiles, needs no
-// masks, which take a tenth of cuDNN's time (on an H100; tests/gpu/RESULTS.md). Such lengths
-// that are known beforehand have plans of their own, one segment a call.
+// masks, which take a tenth of cuDNN's time (on an H100; tests/gpu/RESULTS.md). Such lengths that
+// are known beforehand have plans of their own, one segment a call, where each segment begins at 16
+// bytes of the log-sum-exp. They take no more scratch than their class's plans.
 enum { BATCH_ROWS = 2, PLANS_MAX = 512, EVEN_ROWS = 128, EVEN_LEAST = 1024 };
 
 // What cuDNN wants for itself grows with the batch alone: 256 to 500 bytes a segment in 9.19 and
