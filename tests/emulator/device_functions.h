@@ -12,7 +12,6 @@
 #define __host__
 #define __constant__
 #define __grid_constant__
-#define __noinline__ __attribute__((noinline))
 #define __forceinline__ inline
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
