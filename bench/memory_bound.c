@@ -26,7 +26,7 @@ typedef struct {
     void *scratch;
     float *drow, *stats, *rope, *target, *time;
     double *loss;
-    int32_t *segment;
+    int32_t *segment, *start;
 } Buffers;
 
 static void run_device_copy(const Buffers *b) {
@@ -126,8 +126,8 @@ static void run_add(const Buffers *b) {
 }
 
 static void run_loss(const Buffers *b) {
-    flow_loss(b->loss, b->y, b->x, b->target, b->time, b->segment, b->T, 64, b->S, b->scratch,
-              NULL);
+    flow_loss(b->loss, b->y, b->x, b->target, b->time, b->segment, b->start, b->T, 64, b->S,
+              b->scratch, NULL);
 }
 
 // Seconds of one run, the best of `rounds` means over about 2 ms.
@@ -168,9 +168,13 @@ static void set_up(Buffers *b) {
     b->scratch = device_allocate("scratch", most);
     b->loss = device_allocate("loss", S * 8);
     b->segment = device_allocate("segment", T * 4);
+    b->start = device_allocate("start", (S + 1) * 4);
     int32_t *const segment = host_allocate("segment", T * 4);
     for (int64_t t = 0; t < T; t++) segment[t] = (int32_t)(t * S / T);
     device_copy(b->segment, segment, T * 4, NULL);
+    for (int64_t s = 0; s <= S; s++) {
+        device_copy(b->start + s, &(int32_t){(int32_t)div_up(s * T, S)}, 4, NULL);
+    }
     stream_wait(NULL);
     host_free(segment);
 }

@@ -70,6 +70,14 @@ static inline float *floats_of(const real *values, int64_t n) {
     return result;
 }
 
+// Where each of S segments begins: [S + 1].
+static inline int32_t *starts_of(const int32_t *segment, int64_t T, int64_t S) {
+    int32_t *start = integers_new(S + 1);
+    for (int64_t t = 0; t < T; t++) start[segment[t] + 1]++;
+    for (int64_t s = 0; s < S; s++) start[s + 1] += start[s];
+    return start;
+}
+
 // S >= 2 segments over T tokens, the first of one token.
 static inline int32_t *segments_new(int64_t T, int64_t S) {
     int32_t *segment = integers_new(T);

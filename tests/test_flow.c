@@ -79,7 +79,7 @@ static void test_golden(void **state) {
         const int64_t S = golden_size(&g, "time", 0);
         float *data = golden_floats(&g, "data"), *noise = golden_floats(&g, "noise");
         float *time = golden_floats(&g, "time"), *weight = golden_floats(&g, "weight");
-        int32_t *segment = golden_integers(&g, "segment");
+        int32_t *segment = golden_integers(&g, "segment"), *start = starts_of(segment, T, S);
         real *prediction = golden_reals(&g, "prediction");
         real *x_t = reals_new(T * E), *dout = reals_new(T * E);
         float *target = floats_new(T * E), *found = floats_new(S);
@@ -88,39 +88,42 @@ static void test_golden(void **state) {
         flow_mix(x_t, target, data, noise, time, segment, T, E, NULL);
         golden_check_reals(&g, "x_t", x_t);
         golden_check_floats(&g, "target", target);
-        flow_loss(loss, dout, prediction, target, weight, segment, T, E, S, scratch, NULL);
+        flow_loss(loss, dout, prediction, target, weight, segment, start, T, E, S, scratch, NULL);
         golden_check_reals(&g, "dout", dout);
         stream_wait(NULL);
         for (int64_t s = 0; s < S; s++) found[s] = (float)loss[s];
         golden_check_floats(&g, "loss", found);
-        flow_loss(loss, NULL, prediction, target, NULL, segment, T, E, S, scratch, NULL);
+        flow_loss(loss, NULL, prediction, target, NULL, segment, start, T, E, S, scratch, NULL);
         stream_wait(NULL);
         for (int64_t s = 0; s < S; s++) found[s] = (float)(loss[s] / 2.0);
         golden_check_floats(&g, "loss", found);
-        free_all(data, noise, time, weight, segment, prediction, x_t, dout, target, found, loss,
-                 scratch);
+        free_all(data, noise, time, weight, segment, start, prediction, x_t, dout, target, found,
+                 loss, scratch);
         safetensors_close(&g.file);
     }
 }
 
-enum { T = 1000, E = 16, S = 9 };
+enum { T = 1000, E = 16, S = 9, FEW = 6 };
 typedef struct {
     real out[T * E], dout[T * E], x_t[T * E];
     float target[T * E], weight[S];
     double loss[S], scratch[2 * T];
-    int32_t segment[T];
+    int32_t segment[T], start[S + 1], start_few[S + 1];  // Of all tokens; of the first FEW.
 } Flow;
 
 static Flow *flow_random(void) {
     Flow *f = device_allocate_shared("flow", sizeof(*f));
     CHECK(flow_loss_scratch(T) <= (int64_t)sizeof(f->scratch), "too little scratch");
     real *out = reals_random(T * E, 1, 0.0f, 1.0f);
-    int32_t *segment = segments_new(T, S);
+    int32_t *segment = segments_new(T, S), *start = starts_of(segment, T, S),
+            *few = starts_of(segment, FEW, S);
+    memcpy(f->start, start, sizeof(f->start));
+    memcpy(f->start_few, few, sizeof(f->start_few));
     memcpy(f->out, out, sizeof(f->out));
     memcpy(f->segment, segment, sizeof(f->segment));
     rng_normal(f->target, T * E, 1, RNG_TEST, 2, 0);
     for (int s = 0; s < S; s++) f->weight[s] = 1.0f / (float)(s + 1);
-    free_all(out, segment);
+    free_all(out, segment, start, few);
     return f;
 }
 
@@ -128,7 +131,8 @@ static double loss_of(void *context) {
     Flow *f = context;
     double sum = 0.0;
     memset(f->loss, 0, sizeof(f->loss));
-    flow_loss(f->loss, NULL, f->out, f->target, NULL, f->segment, 6, E, S, f->scratch, NULL);
+    flow_loss(f->loss, NULL, f->out, f->target, NULL, f->segment, f->start_few, FEW, E, S,
+              f->scratch, NULL);
     stream_wait(NULL);
     for (int s = 0; s < S; s++) sum += (double)f->weight[s] * f->loss[s];
     return sum;
@@ -138,9 +142,9 @@ static void test_slopes(void **state) {
     (void)state;
     if (REAL_TYPE == TYPE_BF16) skip();
     Flow *f = flow_random();
-    flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, 6, E, S, f->scratch,
-              NULL);
-    check_slopes("out", f->out, (const float *)f->dout, 6 * E, loss_of, f);
+    flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, f->start_few, FEW, E, S,
+              f->scratch, NULL);
+    check_slopes("out", f->out, (const float *)f->dout, FEW * E, loss_of, f);
     device_free(f);
 }
 
@@ -151,8 +155,8 @@ static void test_threads(void **state) {
     for (int threads = 1; threads <= 4; threads++) {
         omp_set_num_threads(threads);
         Flow *f = flow_random();
-        flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, T, E, S, f->scratch,
-                  NULL);
+        flow_loss(f->loss, f->dout, f->out, f->target, f->weight, f->segment, f->start, T, E, S,
+                  f->scratch, NULL);
         if (threads == 1) {
             one = f;
             continue;
@@ -173,7 +177,7 @@ static void test_narrow(void **state) {
     const int64_t n = ROWS * WIDTH;
     real *out = reals_random(n + 1, 7, 0.0f, 1.0f), *dout = reals_new(n + 1), *want = reals_new(n);
     float *target = floats_new(n + 1), *weight = floats_new(SEGMENTS);
-    int32_t *segment = segments_new(ROWS, SEGMENTS);
+    int32_t *segment = segments_new(ROWS, SEGMENTS), *start = starts_of(segment, ROWS, SEGMENTS);
     double *loss = device_allocate_shared("loss", SEGMENTS * 8);
     void *scratch = device_allocate_shared("scratch", flow_loss_scratch(ROWS));
     double sums[SEGMENTS] = {0};
@@ -196,15 +200,15 @@ static void test_narrow(void **state) {
     check_equal("x_t", x_t + 1, mixed, n);
     for (int64_t i = 1; i <= n; i++) data[i] -= noise[i];
     check_equal("target", difference + 1, data + 1, n);
-    flow_loss(loss, dout + 1, out + 1, target + 1, weight, segment, ROWS, WIDTH, SEGMENTS, scratch,
-              NULL);
+    flow_loss(loss, dout + 1, out + 1, target + 1, weight, segment, start, ROWS, WIDTH, SEGMENTS,
+              scratch, NULL);
     check_equal("dout", dout + 1, want, n);
     for (int s = 0; s < SEGMENTS; s++) {
         check_that(fabs(loss[s] - sums[s]) <= 1e-13 * sums[s], "segment %d: %.17g, not %.17g", s,
                    loss[s], sums[s]);
     }
-    free_all(out, dout, want, target, weight, segment, loss, scratch, data, noise, difference, x_t,
-             mixed);
+    free_all(out, dout, want, target, weight, segment, start, loss, scratch, data, noise,
+             difference, x_t, mixed);
 }
 
 static void test_no_tokens(void **state) {
@@ -212,7 +216,7 @@ static void test_no_tokens(void **state) {
     double *loss = device_allocate_shared("loss", sizeof(*loss));
     loss[0] = 5.0;
     flow_mix(NULL, NULL, NULL, NULL, NULL, NULL, 0, 8, NULL);
-    flow_loss(loss, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL, NULL);
+    flow_loss(loss, NULL, NULL, NULL, NULL, NULL, NULL, 0, 8, 1, NULL, NULL);
     stream_wait(NULL);
     check_that(loss[0] == 5.0, "no tokens, but a loss of %g", loss[0]);
     device_free(loss);

@@ -117,7 +117,8 @@ static double run(ModelCase *c, const Golden *g) {
     vector_round(m->text, REAL_TYPE, text, b->X * width, NULL);
     fsdp_begin_step(c->fsdp, 1);
     model_forward(m, c->fsdp, b, NULL);
-    flow_loss(losses, m->dout, m->out, target, weights, b->segment, b->T, E, b->S, scratch, NULL);
+    flow_loss(losses, m->dout, m->out, target, weights, b->segment, b->token_start_device, b->T, E,
+              b->S, scratch, NULL);
     model_backward(m, c->fsdp, b, 0, NULL);
     fsdp_end_step(c->fsdp);
     stream_wait(NULL);

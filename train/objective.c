@@ -266,6 +266,6 @@ void batch_fill(Batch *batch, Model *model, const LoadedPack *pack, const double
 void batch_loss(Batch *batch, Model *model, double *losses, bool gradient) {
     const PackBind *bind = &batch->host->bind;
     flow_loss(losses, gradient ? model->dout : NULL, model->out, batch->target, batch->weight,
-              bind->segment, bind->T, model_token_elements(&model->config), bind->S, batch->scratch,
-              NULL);
+              bind->segment, bind->token_start_device, bind->T,
+              model_token_elements(&model->config), bind->S, batch->scratch, NULL);
 }

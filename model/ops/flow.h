@@ -50,10 +50,11 @@ void flow_mix(real *x_t, float *target, const float *data, const float *noise, c
 
 // loss[s] += sum over the segment's tokens and elements of (out - target)^2 in double, in a fixed
 // order; dout = 2 (out - target) * weight[s] (real), weight = the sample's share of the step's
-// mean. dout NULL: loss only, without weight. scratch: flow_loss_scratch bytes for at most T rows.
+// mean. dout NULL: loss only, without weight. segment [T], start [S + 1]: where the tokens of each
+// segment begin. scratch: flow_loss_scratch bytes for at most T rows.
 void flow_loss(double *loss, real *dout, const real *out, const float *target, const float *weight,
-               const int32_t *segment, int64_t T, int64_t E, int64_t S, void *scratch,
-               Stream stream);
+               const int32_t *segment, const int32_t *start, int64_t T, int64_t E, int64_t S,
+               void *scratch, Stream stream);
 int64_t flow_loss_scratch(int64_t T);
 
 #endif

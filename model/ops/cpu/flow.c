@@ -56,8 +56,9 @@ static double loss_run(real *dout, const real *out, const float *target, float w
 }
 
 void flow_loss(double *loss, real *dout, const real *out, const float *target, const float *weight,
-               const int32_t *segment, int64_t T, int64_t E, int64_t S, void *scratch,
-               Stream stream) {
+               const int32_t *segment, const int32_t *start, int64_t T, int64_t E, int64_t S,
+               void *scratch, Stream stream) {
+    (void)start;
     (void)S;
     (void)scratch;
     (void)stream;

@@ -146,25 +146,24 @@ void flow_mix(real *x_t, float *target, const float *data, const float *noise, c
 
 // ---- loss
 // The pack is cut into chunks of LOSS_ROWS rows. A block has a chunk: `lanes` threads add up a row,
-// then the first row of each segment in the chunk adds up that segment's rows and leaves the sum at
-// partial[row]. The second kernel adds a segment's partial sums: they stand at its first row and at
-// every start of a chunk behind it. Moves 4 bytes per element and a real, two with dout.
-enum { LOSS_ROWS = 64 };
+// then a warp, a lane for a row, adds up the rows of each segment in the chunk and leaves the sum
+// at partial[first of these rows]. The second kernel adds a segment's partial sums: they stand at
+// its first row and at every start of a chunk behind it. Moves 4 bytes per element and a real, two
+// with dout.
+enum { LOSS_ROWS = WARP };
 
+// Threads walk rows: which of them have none is the same for a whole warp.
 template <int VEC>
 static __global__ void loss_kernel(double *partial, real *dout, const real *out,
                                    const float *target, const float *weight, const int32_t *segment,
                                    int64_t T, int64_t E, int lanes) {
     __shared__ double sums[LOSS_ROWS];
-    __shared__ int32_t segments[LOSS_ROWS];
     const int64_t begin = (int64_t)blockIdx.x * LOSS_ROWS;
-    const int rows = (int)min_i64(LOSS_ROWS, T - begin), row = (int)threadIdx.x;
-    const int lane = row % lanes;
-    if (row < rows) segments[row] = segment[begin + row];
-    __syncthreads();
-    for (int r = row / lanes; r < LOSS_ROWS; r += THREADS / lanes) {
+    const int rows = (int)min_i64(LOSS_ROWS, T - begin), thread = (int)threadIdx.x;
+    const int lane = thread % lanes;
+    for (int r = thread / lanes; r < LOSS_ROWS; r += THREADS / lanes) {
         double sum = 0;
-        const float share = r < rows && dout != NULL ? 2.0f * weight[segments[r]] : 0.0f;
+        const float share = r < rows && dout != NULL ? 2.0f * weight[segment[begin + r]] : 0.0f;
         for (int64_t e = lane * VEC; e < E && r < rows; e += lanes * VEC) {
             const int64_t i = (begin + r) * E + e;
             float x[VEC], error[VEC];
@@ -181,33 +180,24 @@ static __global__ void loss_kernel(double *partial, real *dout, const real *out,
         if (lane == 0) sums[r] = sum;
     }
     __syncthreads();
-    if (row < rows && (row == 0 || segments[row] != segments[row - 1])) {
-        double sum = 0;
-        for (int r = row; r < rows && segments[r] == segments[row]; r++) sum += sums[r];
-        partial[begin + row] = sum;
+    if (thread >= WARP) return;
+    const int32_t mine = thread < rows ? segment[begin + thread] : -1;
+    double sum = thread < rows ? sums[thread] : 0.0;
+    for (int n = 1; n < WARP;
+         n *= 2) {  // From here on 2 n rows, as far as they are of one segment.
+        const double more = __shfl_down_sync(0xffffffffu, sum, n);
+        const int32_t other = __shfl_down_sync(0xffffffffu, mine, n);
+        if (thread + n < rows && other == mine) sum += more;
     }
-}
-
-// The first row of segment s or of one after it.
-static __device__ int64_t first_row(const int32_t *segment, int64_t T, int32_t s) {
-    int64_t low = 0, high = T;
-    while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (segment[middle] < s) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
+    const int32_t before = __shfl_up_sync(0xffffffffu, mine, 1);
+    if (thread < rows && (thread == 0 || before != mine)) partial[begin + thread] = sum;
 }
 
 // A block for a segment.
-static __global__ void loss_add_kernel(double *loss, const double *partial, const int32_t *segment,
-                                       int64_t T) {
+static __global__ void loss_add_kernel(double *loss, const double *partial, const int32_t *start) {
     __shared__ double sums[THREADS];
     const int thread = (int)threadIdx.x, s = (int)blockIdx.x;
-    const int64_t begin = first_row(segment, T, s), end = first_row(segment, T, s + 1);
+    const int64_t begin = start[s], end = start[s + 1];
     double sum = thread == 0 && begin < end ? partial[begin] : 0.0;
     for (int64_t chunk = begin / LOSS_ROWS + 1 + thread; chunk * LOSS_ROWS < end;
          chunk += THREADS) {
@@ -233,14 +223,14 @@ static void loss_rows(double *partial, real *dout, const real *out, const float 
 }
 
 void flow_loss(double *loss, real *dout, const real *out, const float *target, const float *weight,
-               const int32_t *segment, int64_t T, int64_t E, int64_t S, void *scratch,
-               Stream stream) {
+               const int32_t *segment, const int32_t *start, int64_t T, int64_t E, int64_t S,
+               void *scratch, Stream stream) {
     if (T == 0) return;
     const bool wide = aligned_16(out, E) && aligned_16(dout, E) && aligned(target);
     double *partial = (double *)scratch;
     (wide ? loss_rows<REALS_16> : loss_rows<1>)(partial, dout, out, target, weight, segment, T, E,
                                                 stream);
-    LAUNCH(loss_add_kernel, S, THREADS, 0, stream, loss, partial, segment, T);
+    LAUNCH(loss_add_kernel, S, THREADS, 0, stream, loss, partial, start);
 }
 
 int64_t flow_loss_scratch(int64_t T) {
