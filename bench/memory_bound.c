@@ -45,7 +45,7 @@ static void run_layer_forward(const Buffers *b) {
 
 static NormBackward norm_arguments(const Buffers *b) {
     return (NormBackward){.dx = b->z,
-                          .dweight = b->drow,
+                          .dweight = {.at = b->drow, .type = TYPE_F32},
                           .dshift = b->drow + b->C,
                           .dscale = b->drow + 2 * b->C,
                           .dout = b->y,
@@ -62,7 +62,7 @@ static NormBackward norm_arguments(const Buffers *b) {
 static void run_layer_backward(const Buffers *b) {
     NormBackward a = norm_arguments(b);
     a.weight = NULL;
-    a.dweight = NULL;
+    a.dweight.at = NULL;
     norm_modulate_backward(&a, NORM_LAYER, b->T, b->C, NULL);
 }
 
@@ -78,7 +78,8 @@ static void run_qk_forward(const Buffers *b) {
 }
 
 static void run_qk_backward(const Buffers *b) {
-    qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->y, (PeerOrder){1, 1, 0}, b->wide,
+    const Gradient dweight = {.at = b->drow, .type = TYPE_F32};
+    qk_norm_rope_backward(b->wide2, 3 * b->C, dweight, b->y, (PeerOrder){1, 1, 0}, b->wide,
                           3 * b->C, b->row, b->rope, b->stats, b->T, b->heads, b->D, b->scratch,
                           NULL);
 }
@@ -91,7 +92,8 @@ static void run_qk_forward_peers(const Buffers *b) {
 }
 
 static void run_qk_backward_peers(const Buffers *b) {
-    qk_norm_rope_backward(b->wide2, 3 * b->C, b->drow, b->wide3, TO_PEERS, b->wide, 3 * b->C,
+    const Gradient dweight = {.at = b->drow, .type = TYPE_F32};
+    qk_norm_rope_backward(b->wide2, 3 * b->C, dweight, b->wide3, TO_PEERS, b->wide, 3 * b->C,
                           b->row, b->rope, b->stats, b->T, b->heads, b->D, b->scratch, NULL);
 }
 

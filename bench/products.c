@@ -17,8 +17,7 @@ enum { ROUNDS = 12 };
 
 typedef struct {
     int64_t T, N, K;
-    real *x, *w, *bias, *out, *dz;
-    float *dw, *db;
+    real *x, *w, *bias, *out, *dz, *dw, *db;
 } Layer;
 
 static void forward(const Layer *l) {
@@ -30,7 +29,9 @@ static void backward_input(const Layer *l) {
 }
 
 static void backward_weight(const Layer *l) {
-    linear_backward_weight(l->dw, l->db, l->out, l->N, l->x, l->K, l->T, l->N, l->K, NULL);
+    linear_backward_weight((Gradient){.at = l->dw, .type = REAL_TYPE},
+                           (Gradient){.at = l->db, .type = REAL_TYPE}, l->out, l->N, l->x, l->K,
+                           l->T, l->N, l->K, NULL);
 }
 
 static void backward_input_gelu(const Layer *l) {
@@ -59,8 +60,8 @@ static void bench(int64_t T, int64_t N, int64_t K) {
     l.bias = random_reals("bias", N);
     l.out = device_allocate("out", T * N * (int64_t)sizeof(real));
     l.dz = device_allocate("dz", T * K * (int64_t)sizeof(real));
-    l.dw = device_allocate("dw", N * K * (int64_t)sizeof(float));
-    l.db = device_allocate("db", N * (int64_t)sizeof(float));
+    l.dw = device_allocate("dw", N * K * (int64_t)sizeof(real));
+    l.db = device_allocate("db", N * (int64_t)sizeof(real));
     linear_prepare(T, N, K, false);
     linear_gelu_prepare(T, N, K);
     const int runs = linear_gelu_backward_input(l.dz, l.x, l.out, N, l.w, T, N, K, NULL) ? 4 : 3;

@@ -65,8 +65,8 @@ static inline void add_backward(Work *work, const Program *p, const Call *call,
         if (info->needs_out >> i & 1) bytes += value_bytes(p, bind, call->out[i]);
         bytes += gradient_bytes(p, bind, call->out[i]);
     }
-    // A parameter's gradient is added to: read and written as float.
-    work->bytes += bytes + call_parameters(p, call) * (8 + (double)type_size(REAL_TYPE));
+    // A parameter is read, its gradient written.
+    work->bytes += bytes + call_parameters(p, call) * 2 * (double)type_size(REAL_TYPE);
     const bool input = call->in[0] != NO_VALUE && p->value[call->in[0]].gradient;
     work->flops += (input ? 2 : 1) * call_flops(p, call, bind);
 }

@@ -72,8 +72,8 @@ void model_free(Model *model);
 // Collective over the shard and sequence groups.
 void model_forward(Model *model, Fsdp *fsdp, const PackBind *bind, Stream stream);
 
-// Adds the gradients of all parameters as this pack's leaves of `round`. After model_forward of the
-// same pack. Collective over the shard and sequence groups.
+// Writes the gradients of all parameters as this pack's leaves of `round`. After model_forward of
+// the same pack. Collective over the shard and sequence groups.
 void model_backward(Model *model, Fsdp *fsdp, const PackBind *bind, int round, Stream stream);
 
 // config.json of the checkpoint's transformer folder, in diffusers' keys. The caller frees it.

@@ -9,8 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/gradient.h"
 #include "base/param.h"
-#include "base/real.h"
 #include "model/pack.h"
 #include "parallel/mesh.h"
 
@@ -133,7 +133,7 @@ void program_plan(Program *p, Recompute recompute, const int64_t bound[ROWS_KIND
 typedef struct {
     const PackBind *bind;
     const real *weights;  // The unit's parameters.
-    float *gradient;      // The unit's gradient leaf (backward only).
+    Gradient gradient;    // Of the unit's parameters (backward only).
     char *kept, *work;
     void *external[VALUES_MAX];
     void *external_gradient[VALUES_MAX];
@@ -144,7 +144,8 @@ void program_forward(const Program *p, const ProgramRun *run, Stream stream);
 
 // Recomputes what is missing, then the backward. Gradients of the outputs are in external_gradient;
 // those of inputs are written there: = for tokens (into the memory of the output's gradient where
-// the plan passes it through: plan.gradient_root), += for segments.
+// the plan passes it through: plan.gradient_root), += for segments. Those of parameters go to
+// run->gradient, each once and whole.
 void program_backward(const Program *p, const ProgramRun *run, Stream stream);
 
 #endif

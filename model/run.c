@@ -69,7 +69,7 @@ static void bind_values(OpRun *r, const Program *p, const ProgramRun *run, int c
     for (int i = 0; i < OP_PARAMS_MAX; i++) {
         if (call->param[i] < 0) continue;
         r->param[i] = run->weights + call->param[i];
-        if (run->gradient != NULL) r->dparam[i] = run->gradient + call->param[i];
+        r->dparam[i] = gradient_from(run->gradient, call->param[i]);
     }
 }
 

@@ -8,7 +8,7 @@
 #include "base/vector.h"
 #include "parallel/tree.h"
 
-enum { NO_UNIT = -1, SLOTS = 2, FLOAT = (int)sizeof(float) };
+enum { NO_UNIT = -1, SLOTS = 2, LEAVES = 2, FLOAT = (int)sizeof(float) };
 
 typedef struct {
     int64_t elements;    // Of the whole unit.
@@ -27,6 +27,7 @@ typedef struct {
 } Slot;
 
 struct Fsdp {
+    const ParamTable *table;
     const Mesh *mesh;
     FsdpConfig config;
     FsdpBytes bytes;
@@ -36,14 +37,19 @@ struct Fsdp {
     Slot *slot;            // [slots]
     float *const *source;  // [units] What is gathered; NULL: the masters.
     int64_t fetches;
-    float *leaf;
-    int leaf_unit;         // Whose leaf is being written, or NO_UNIT.
-    void *send, *receive;  // One unit's leaves in the wire type; the pieces of the replicas.
-    float *pack_sum;       // The leaves of one pack where its sequence group has several.
+    // One unit's gradient of one pack, in the wire type: one is written while the other travels.
+    struct {
+        void *buffer;
+        Event read;  // By its exchange.
+    } leaf[LEAVES];
+    int turn;         // Which leaf is, or was last, written.
+    int leaf_unit;    // Whose leaf is being written, or NO_UNIT.
+    void *receive;    // The leaves that came; the pieces of the replicas.
+    float *pack_sum;  // The leaves of one pack where its sequence group has several.
     int64_t *send_offsets, *receive_offsets;  // [ranks + 1] In bytes.
     int packs;
     Stream stream;  // All collectives, in the order of the calls.
-    Event rounded, exchanged, changed;
+    Event written, summed, changed;
 };
 
 // Takes all memory; run once to measure and once for real.
@@ -70,11 +76,12 @@ static void lay_out(Fsdp *f) {
     }
     f->bytes.slots = arena->used - mark;
     mark = arena->used;
-    f->leaf = arena_take(arena, elements_max * FLOAT);
+    for (int i = 0; i < LEAVES; i++) {
+        f->leaf[i].buffer = arena_take(arena, elements_max * type_size(f->config.wire));
+    }
     f->bytes.leaf = arena->used - mark;
     mark = arena->used;
     int64_t receive = 0;
-    f->send = arena_take(arena, elements_max * type_size(f->config.wire));
     // A slice comes from every rank of the shard group; slices differ by up to a block.
     if (mesh->shards > 1) receive = slice_max * mesh->shards * type_size(f->config.wire);
     if (mesh->replicas > 1) receive = max_i64(receive, pieces_max * FLOAT);
@@ -103,6 +110,7 @@ static void *allocate(int64_t count, size_t size) {
 // Everything but the arena's memory.
 static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *config) {
     Fsdp *f = allocate(1, sizeof(*f));
+    f->table = table;
     f->mesh = mesh;
     f->config = *config;
     f->arena.name = "parameters and gradients";
@@ -131,9 +139,10 @@ Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *c
     arena_commit(&f->arena);
     lay_out(f);
     f->stream = stream_create();
-    f->rounded = event_create();
-    f->exchanged = event_create();
+    f->written = event_create();
+    f->summed = event_create();
     f->changed = event_create();
+    for (int i = 0; i < LEAVES; i++) f->leaf[i].read = event_create();
     for (int s = 0; s < f->slots; s++) {
         f->slot[s].gathered = event_create();
         f->slot[s].released = event_create();
@@ -155,9 +164,10 @@ void fsdp_free(Fsdp *f) {
         event_free(f->slot[s].gathered);
         event_free(f->slot[s].released);
     }
-    event_free(f->rounded);
-    event_free(f->exchanged);
+    event_free(f->written);
+    event_free(f->summed);
     event_free(f->changed);
+    for (int i = 0; i < LEAVES; i++) event_free(f->leaf[i].read);
     stream_free(f->stream);
     arena_free(&f->arena);
     free_host(f);
@@ -280,12 +290,28 @@ void fsdp_begin_step(Fsdp *f, int packs) {
     for (int u = 0; u < f->units; u++) tree_begin(&f->unit[u].tree, leaves);
 }
 
-float *fsdp_leaf(Fsdp *f, int unit) {
+// Between the tensors of a unit, which their ops write whole.
+static void zero_gaps(const Fsdp *f, int unit, char *leaf) {
+    const int64_t size = type_size(f->config.wire);
+    const Param *row = f->table->rows + param_unit_first(f->table, unit);
+    const Param *end = f->table->rows + param_unit_first(f->table, unit + 1);
+    for (; row < end; row++) {
+        const int64_t gap = row->offset + row->count;
+        const int64_t elements = round_up(gap, PARAM_ALIGNMENT) - gap;
+        if (elements > 0) device_zero(leaf + gap * size, elements * size, NULL);
+    }
+}
+
+Gradient fsdp_leaf(Fsdp *f, int unit) {
     CHECK(f->leaf_unit == NO_UNIT, "unit %d: the leaf of unit %d was not reduced", unit,
           f->leaf_unit);
+    unit_of(f, unit);
     f->leaf_unit = unit;
-    device_zero(f->leaf, unit_of(f, unit)->elements * FLOAT, NULL);
-    return f->leaf;
+    f->turn = (f->turn + 1) % LEAVES;
+    void *buffer = f->leaf[f->turn].buffer;
+    stream_await(NULL, f->leaf[f->turn].read);
+    zero_gaps(f, unit, buffer);
+    return (Gradient){.at = buffer, .type = f->config.wire};
 }
 
 // Adds what the shard group sent for this rank's slice: the leaves of one pack one by one by
@@ -324,11 +350,10 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
           "unit %d, round %d: this rank has %s pack, but the leaf is of unit %d", unit, round,
           gives ? "a" : "no", f->leaf_unit);
     f->leaf_unit = NO_UNIT;
+    const void *leaf = f->leaf[f->turn].buffer;
     if (gives) {
-        stream_await(NULL, f->exchanged);  // The exchange before has read `send`.
-        vector_round(f->send, f->config.wire, f->leaf, u->elements, NULL);
-        event_record(f->rounded, NULL);
-        stream_await(f->stream, f->rounded);
+        event_record(f->written, NULL);
+        stream_await(f->stream, f->written);
     }
     slice_offsets(f, f->send_offsets, gives ? u->elements : 0, size);
     f->receive_offsets[0] = 0;
@@ -338,11 +363,11 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
         f->receive_offsets[i + 1] = f->receive_offsets[i] + (has ? slice : 0);
     }
     if (mesh->shards > 1) {
-        comm_all_to_all(mesh->shard, f->receive, f->receive_offsets, f->send, f->send_offsets,
+        comm_all_to_all(mesh->shard, f->receive, f->receive_offsets, leaf, f->send_offsets,
                         f->stream);
     }
-    add_leaves(f, u, mesh->shards > 1 ? f->receive : f->send, round);
-    event_record(f->exchanged, f->stream);
+    add_leaves(f, u, mesh->shards > 1 ? f->receive : leaf, round);
+    event_record(f->leaf[f->turn].read, f->stream);
 }
 
 // Every replica adds one piece of the slice, for all.
@@ -369,8 +394,8 @@ static void add_replicas(Fsdp *f, Unit *unit) {
 
 void fsdp_end_step(Fsdp *f) {
     for (int u = 0; u < f->units && f->mesh->replicas > 1; u++) add_replicas(f, &f->unit[u]);
-    event_record(f->exchanged, f->stream);
-    stream_await(NULL, f->exchanged);
+    event_record(f->summed, f->stream);
+    stream_await(NULL, f->summed);
 }
 
 float *fsdp_gradient(Fsdp *f, int unit) {
@@ -380,8 +405,8 @@ float *fsdp_gradient(Fsdp *f, int unit) {
 void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {
     const Unit *const u = unit_of(f, unit);
     float *const whole = device_allocate("a whole unit", u->room * FLOAT);
-    event_record(f->rounded, NULL);
-    stream_await(f->stream, f->rounded);
+    event_record(f->written, NULL);
+    stream_await(f->stream, f->written);
     device_copy(whole + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
     if (f->mesh->shards > 1) gather_slices(f, whole, u, FLOAT);
     device_copy(out, whole, u->elements * FLOAT, f->stream);

@@ -12,7 +12,7 @@
 //                                  const real *weights = fsdp_wait(f, unit);  ... run ...
 //                                  fsdp_release(f, unit);
 //         backward, last unit first: the same with fsdp_fetch(f, unit - 1), and
-//                                  float *gradient = fsdp_leaf(f, unit);  ... run, += ...
+//                                  Gradient leaf = fsdp_leaf(f, unit);  ... run, write ...
 //                                  fsdp_reduce(f, unit, round);
 //     }
 //     fsdp_end_step(f);
@@ -20,12 +20,12 @@
 #ifndef PARALLEL_FSDP_H
 #define PARALLEL_FSDP_H
 
+#include "base/gradient.h"
 #include "base/param.h"
-#include "base/real.h"
 #include "parallel/mesh.h"
 
 typedef struct {
-    Type wire;                   // What leaves are rounded to: parallel.reduce.
+    Type wire;                   // What leaves are stored and travel in: parallel.reduce.
     bool reshard_after_forward;  // false: a unit stays gathered until the weights change.
     int packs_max;               // The largest number of packs of any step.
 } FsdpConfig;
@@ -34,8 +34,8 @@ typedef struct {
 typedef struct {
     int64_t master;    // fp32 weights of the owned slices.
     int64_t slots;     // Gathered units in compute precision.
-    int64_t leaf;      // One unit's gradient of one pack, fp32.
-    int64_t exchange;  // One unit's leaves in the wire type, sent and received.
+    int64_t leaf;      // Two units' gradients of one pack, in the wire type.
+    int64_t exchange;  // One unit's leaves, received.
     int64_t stack;     // fp32 sums of the owned slices.
     int64_t total;
 } FsdpBytes;
@@ -75,13 +75,14 @@ void fsdp_invalidate(Fsdp *f);
 // A step of `packs` packs begins; implies fsdp_invalidate. Local.
 void fsdp_begin_step(Fsdp *f, int packs);
 
-// The zeroed buffer, [elements], to which this rank adds what its pack of this round gives to the
-// gradient of `unit`. There is one: fsdp_reduce comes before the next fsdp_leaf. Local.
-float *fsdp_leaf(Fsdp *f, int unit);
+// Where this rank puts what its pack of this round gives to the gradient of `unit`: [elements] of
+// the wire type, to be written (=), every tensor of the table whole; the gaps are zero already.
+// fsdp_reduce comes before the next fsdp_leaf. Local.
+Gradient fsdp_leaf(Fsdp *f, int unit);
 
-// Rounds the leaf to the wire type, exchanges slices inside the shard group and adds what came in
-// the order of the tree. Ranks without a pack in this round (mesh_pack is -1) call it without
-// fsdp_leaf. Each unit once per round. Collective over mesh->shard.
+// Exchanges slices of the leaf inside the shard group and adds what came in the order of the tree.
+// The next leaf may be written meanwhile. Ranks without a pack in this round (mesh_pack is -1) call
+// it without fsdp_leaf. Each unit once per round. Collective over mesh->shard.
 void fsdp_reduce(Fsdp *f, int unit, int round);
 
 // Adds the replicas' sums. Afterwards fsdp_gradient is the sum over all packs for the owned slice,

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <omp.h>
 
+#include "base/gradient.h"
 #include "base/rng.h"
 #include "tests/golden_file.h"
 
@@ -76,6 +77,38 @@ static inline int32_t *starts_of(const int32_t *segment, int64_t T, int64_t S) {
     for (int64_t t = 0; t < T; t++) start[segment[t] + 1]++;
     for (int64_t s = 0; s < S; s++) start[s + 1] += start[s];
     return start;
+}
+
+// The gradient of a parameter, added up in float.
+static inline Gradient added(float *at) {
+    return (Gradient){.at = at, .type = TYPE_F32, .add = true};
+}
+
+// Fails unless an op that puts `count` elements into a gradient, by give(gradient, context),
+// writes over what is there and adds to it, in float and in bf16.
+static inline void check_gradient(const char *name, int64_t count,
+                                  void (*give)(Gradient g, void *context), void *context) {
+    float *sums = floats_new(count), *want = floats_new(count), *got = floats_new(count);
+    give(added(sums), context);
+    stream_wait(NULL);
+    for (int kind = 0; kind < 4; kind++) {
+        Gradient g = {.type = kind / 2 ? TYPE_BF16 : TYPE_F32, .add = kind % 2};
+        const int64_t bytes = count * type_size(g.type);
+        g.at = scratch_new(bytes);  // NaN.
+        for (int64_t i = 0; i < count; i++) {
+            const float before = g.add ? (float)(i % 7 - 3) : 0.0f;
+            want[i] = sums[i] + before;
+            if (g.add) gradient_put((Gradient){.at = g.at, .type = g.type}, i, before);
+        }
+        give(g, context);
+        stream_wait(NULL);
+        for (int64_t i = 0; i < count; i++) {
+            got[i] = g.type == TYPE_F32 ? ((float *)g.at)[i] : bf16_to_float(((uint16_t *)g.at)[i]);
+        }
+        check_close(name, got, want, count, g.type == TYPE_F32 ? 1e-6 : 0x1p-8);
+        device_free(g.at);
+    }
+    free_all(sums, want, got);
 }
 
 // S >= 2 segments over T tokens, the first of one token.

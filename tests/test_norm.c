@@ -53,12 +53,12 @@ static void forward(const Norm *n) {
     stream_wait(NULL);
 }
 
-static void backward(const Norm *n, bool add_dx) {
+static void backward_to(Gradient dweight, const Norm *n, bool add_dx) {
     const bool modulated = n->segment != NULL;
     const int64_t S = modulated ? n->S : 0;
     const NormBackward arguments = {.dx = n->dx,
                                     .add_dx = add_dx,
-                                    .dweight = n->weight != NULL ? n->dweight : NULL,
+                                    .dweight = dweight,
                                     .dshift = modulated ? n->drows + n->C : NULL,
                                     .dscale = modulated ? n->drows + 2 * n->C : NULL,
                                     .dout = n->dout,
@@ -73,6 +73,10 @@ static void backward(const Norm *n, bool add_dx) {
     norm_modulate_backward(&arguments, n->kind, n->T, n->C, NULL);
     stream_wait(NULL);
     device_free(arguments.scratch);
+}
+
+static void backward(const Norm *n, bool add_dx) {
+    backward_to(added(n->weight != NULL ? n->dweight : NULL), n, add_dx);
 }
 
 static Norm norm_random(NormKind kind, int64_t T, int64_t C, int64_t S, bool affine) {
@@ -249,6 +253,20 @@ static void test_two_calls(void **state) {
     norm_free(&n);
 }
 
+static void give_weight(Gradient g, void *context) {
+    backward_to(g, context, false);
+}
+
+static void test_gradients(void **state) {
+    (void)state;
+    for (int64_t T = 0; T <= 130; T += 65) {
+        Norm n = norm_random(NORM_RMS, T, 72, 4, true);
+        forward(&n);
+        check_gradient("dweight", n.C, give_weight, &n);
+        norm_free(&n);
+    }
+}
+
 static void test_threads(void **state) {
     (void)state;
     const int before = omp_get_max_threads();
@@ -288,9 +306,10 @@ static void test_no_tokens(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),  cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_no_tokens),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_slopes),    cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_no_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

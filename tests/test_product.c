@@ -57,8 +57,8 @@ static void forward(const Layer *l) {
 
 static void backward(const Layer *l, bool add_dx) {
     linear_backward_input(l->dx, l->ldx, add_dx, l->dout, l->ldo, l->w, l->T, l->N, l->K, NULL);
-    linear_backward_weight(l->dw, l->b != NULL ? l->db : NULL, l->dout, l->ldo, l->x, l->ldx, l->T,
-                           l->N, l->K, NULL);
+    linear_backward_weight(added(l->dw), added(l->b != NULL ? l->db : NULL), l->dout, l->ldo, l->x,
+                           l->ldx, l->T, l->N, l->K, NULL);
     stream_wait(NULL);
 }
 
@@ -108,7 +108,7 @@ static void test_golden_rows(void **state) {
         float *dout = golden_floats(&g, "dout"), *dx = floats_new(l.T * l.K);
         float *want = golden_floats(&g, "dx");
         for (int call = 1; call <= 2; call++) {  // Everything is +=.
-            linear_rows_backward(dx, l.dw, l.db, dout, l.x, l.w, l.T, l.N, l.K, NULL);
+            linear_rows_backward(dx, added(l.dw), added(l.db), dout, l.x, l.w, l.T, l.N, l.K, NULL);
             if (call == 1) {
                 check_close("dx", dx, want, l.T * l.K, 1e-5);
                 golden_check_floats(&g, "dw", l.dw);
@@ -245,6 +245,62 @@ static void test_two_calls(void **state) {
     layer_free(&l);
 }
 
+static void give_weight(Gradient g, void *context) {
+    const Layer *l = context;
+    linear_backward_weight(g, (Gradient){0}, l->dout, l->ldo, l->x, l->ldx, l->T, l->N, l->K, NULL);
+}
+
+static void give_bias(Gradient g, void *context) {
+    const Layer *l = context;
+    linear_backward_weight(added(l->dw), g, l->dout, l->ldo, l->x, l->ldx, l->T, l->N, l->K, NULL);
+}
+
+static void give_rows_weight(Gradient g, void *context) {
+    const Layer *l = context;
+    float *dout = floats_of(l->dout, l->T * l->N);
+    linear_rows_backward(NULL, g, (Gradient){0}, dout, l->x, l->w, l->T, l->N, l->K, NULL);
+    stream_wait(NULL);
+    device_free(dout);
+}
+
+static void give_rows_bias(Gradient g, void *context) {
+    const Layer *l = context;
+    float *dout = floats_of(l->dout, l->T * l->N);
+    linear_rows_backward(NULL, added(l->dw), g, dout, l->x, l->w, l->T, l->N, l->K, NULL);
+    stream_wait(NULL);
+    device_free(dout);
+}
+
+static void test_gradients(void **state) {
+    (void)state;
+    // On the CPU: in tiles, in packed x, with a lower last block, in two turns.
+    const int64_t shapes[][4] = {{0, 40, 24, 0},    {3, 72, 130, 5},    {600, 40, 1700, 0},
+                                 {33, 1792, 64, 0}, {600, 450, 700, 8}, {4200, 64, 32, 0}};
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        const int64_t *n = shapes[i];
+        Layer l = layer_random(n[0], n[1], n[2], n[3]);
+        check_gradient("dw", l.N * l.K, give_weight, &l);
+        check_gradient("db", l.N, give_bias, &l);
+        if (n[3] == 0) {
+            check_gradient("dw of rows", l.N * l.K, give_rows_weight, &l);
+            check_gradient("db of rows", l.N, give_rows_bias, &l);
+        }
+        layer_free(&l);
+    }
+}
+
+// Fewer tokens never need more scratch, though they may be cut into more parts.
+static void test_fewer_tokens(void **state) {
+    (void)state;
+    int64_t before = 0;
+    for (int64_t T = 0; T < 40000; T += T < 100 ? 1 : 617) {
+        const int64_t bytes = linear_shared_bytes(T, 64, 8, false);
+        check_that(bytes >= before, "%lld bytes for %lld tokens, %lld for fewer", (long long)bytes,
+                   (long long)T, (long long)before);
+        before = bytes;
+    }
+}
+
 static void test_threads(void **state) {
     (void)state;
     const int before = omp_get_max_threads();
@@ -259,7 +315,8 @@ static void test_threads(void **state) {
             float *rows = floats_new(l.T * l.K), *dout = floats_of(l.dout, l.T * l.N);
             forward(&l);
             backward(&l, false);
-            linear_rows_backward(rows, l.dw, l.db, dout, l.x, l.w, l.T, l.N, l.K, NULL);
+            linear_rows_backward(rows, added(l.dw), added(l.db), dout, l.x, l.w, l.T, l.N, l.K,
+                                 NULL);
             stream_wait(NULL);
             device_free(dout);
             if (threads == 1) {
@@ -342,7 +399,7 @@ static void test_nothing(void **state) {
     forward(&l);
     backward(&l, true);
     linear_gelu_backward_input(l.dx, l.x, l.dout, 16, l.w, 0, 16, 16, NULL);
-    linear_rows_backward(NULL, l.dw, l.db, NULL, l.x, l.w, 0, l.N, l.K, NULL);
+    linear_rows_backward(NULL, added(l.dw), added(l.db), NULL, l.x, l.w, 0, l.N, l.K, NULL);
     for (int i = 0; i < 256; i++) check_that(l.dw[i] == 0.0f, "dw[%d] = %g", i, (double)l.dw[i]);
     layer_free(&l);
 }
@@ -350,10 +407,11 @@ static void test_nothing(void **state) {
 int main(void) {
     check_device(0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),  cmocka_unit_test(test_golden_rows),
-        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_columns),
-        cmocka_unit_test(test_slopes),  cmocka_unit_test(test_two_calls),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_gelu_golden),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_golden_rows),
+        cmocka_unit_test(test_tiles),     cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_slopes),    cmocka_unit_test(test_two_calls),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_fewer_tokens),
+        cmocka_unit_test(test_threads),   cmocka_unit_test(test_gelu_golden),
         cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -304,7 +304,7 @@ static void shared_open(Shared *s, void (*record)(Shared *s), Recompute recomput
     s->memory = device_allocate("memory", s->p.plan.kept_bytes + s->p.plan.work_bytes);
     s->run = (ProgramRun){.bind = &s->bind,
                           .weights = s->weights,
-                          .gradient = s->gradient,
+                          .gradient = added(s->gradient),
                           .kept = s->memory,
                           .work = s->memory + s->p.plan.kept_bytes};
     s->run.external[s->x] = s->values[0];

@@ -44,8 +44,9 @@ static void forward(const Query *q) {
 
 static void backward(const Query *q) {
     void *scratch = scratch_new(qk_norm_rope_scratch(q->T, q->heads, q->D));
-    qk_norm_rope_backward(q->dx, q->ldx, q->dweight, q->dout, (PeerOrder){1, 1, 0}, q->x, q->ldx,
-                          q->weight, q->rope, q->inverse, q->T, q->heads, q->D, scratch, NULL);
+    qk_norm_rope_backward(q->dx, q->ldx, added(q->dweight), q->dout, (PeerOrder){1, 1, 0}, q->x,
+                          q->ldx, q->weight, q->rope, q->inverse, q->T, q->heads, q->D, scratch,
+                          NULL);
     stream_wait(NULL);
     device_free(scratch);
 }
@@ -181,8 +182,8 @@ static void test_order(void **state) {
             check_equal("out", sent, want, count);
             check_equal("inverse", inverse, q.inverse, q.T);
             ulysses_pack(sent, q.dout, q.C, order, q.T, q.heads, q.D, NULL);
-            qk_norm_rope_backward(dx, q.ldx, dweight, sent, order, q.x, q.ldx, q.weight, q.rope,
-                                  inverse, q.T, q.heads, q.D, scratch, NULL);
+            qk_norm_rope_backward(dx, q.ldx, added(dweight), sent, order, q.x, q.ldx, q.weight,
+                                  q.rope, inverse, q.T, q.heads, q.D, scratch, NULL);
             check_equal("dx", dx, q.dx, q.T * q.ldx);
             check_equal("dweight", dweight, q.dweight, q.C);
             free_all(sent, want, dx, inverse, dweight);
@@ -223,6 +224,25 @@ static void test_two_calls(void **state) {
     check_close("dweight", q.dweight, dweight, q.C, 1e-6);
     free_all(dx, dweight);
     query_free(&q);
+}
+
+static void give_weight(Gradient g, void *context) {
+    const Query *q = context;
+    void *scratch = scratch_new(qk_norm_rope_scratch(q->T, q->heads, q->D));
+    qk_norm_rope_backward(q->dx, q->ldx, g, q->dout, (PeerOrder){1, 1, 0}, q->x, q->ldx, q->weight,
+                          q->rope, q->inverse, q->T, q->heads, q->D, scratch, NULL);
+    stream_wait(NULL);
+    device_free(scratch);
+}
+
+static void test_gradients(void **state) {
+    (void)state;
+    for (int64_t T = 0; T <= 70; T += 35) {
+        Query q = query_random(T, 3, 8);
+        forward(&q);
+        check_gradient("dweight", q.C, give_weight, &q);
+        query_free(&q);
+    }
 }
 
 static void test_threads(void **state) {
@@ -267,8 +287,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),    cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_order),     cmocka_unit_test(test_slopes),
-        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_two_calls), cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_threads),   cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "base/device.h"
-#include "base/real.h"
+#include "base/gradient.h"
 #include "parallel/ulysses.h"
 
 typedef enum { NORM_LAYER, NORM_RMS } NormKind;
@@ -27,7 +27,7 @@ void norm_modulate_forward(real *out, float *stats, const real *x, const real *w
 typedef struct {
     real *dx;  // [T, C]  =, or += where add_dx.
     bool add_dx;
-    float *dweight;          // [C]     += (NULL without weight)
+    Gradient dweight;        // [C]     (where weight is not NULL)
     float *dshift, *dscale;  // [S, C]  +=, rows ldm apart (NULL without modulation)
     const real *dout, *x, *weight, *scale;
     const float *stats;
@@ -53,9 +53,9 @@ void qk_norm_rope_forward(real *out, PeerOrder order, float *inverse, const real
                           const real *weight, const float *rope, float epsilon, int64_t T,
                           int64_t heads, int64_t D, Stream stream);
 
-// dx [T, C], rows lddx apart, =; dweight [C] +=; dout in `order`; scratch: qk_norm_rope_scratch
-// bytes for at most T rows.
-void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout,
+// dx [T, C], rows lddx apart, =; dweight [C]; dout in `order`; scratch: qk_norm_rope_scratch bytes
+// for at most T rows.
+void qk_norm_rope_backward(real *dx, int64_t lddx, Gradient dweight, const real *dout,
                            PeerOrder order, const real *x, int64_t ldx, const real *weight,
                            const float *rope, const float *inverse, int64_t T, int64_t heads,
                            int64_t D, void *scratch, Stream stream);

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "base/device.h"
-#include "base/real.h"
+#include "base/gradient.h"
 
 // out[t] = W x[t] + b. out [T, N]; x [T, K]; w [N, K]; b [N] or NULL. Rows of x are ldx elements
 // apart, those of out ldo (so that an output may be the columns of a wider tensor). Local.
@@ -28,13 +28,13 @@ bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64
                                 const real *w, int64_t T, int64_t N, int64_t K, Stream stream);
 bool linear_gelu_fused(int64_t N, int64_t K);  // Whether it is worth asking, by device and rows.
 
-// dw += dout^T x [N, K]; db += column sums of dout [N] (NULL: no bias).
-void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
+// To dw [N, K]: dout^T x; to db [N]: the column sums of dout (at NULL: no bias).
+void linear_backward_weight(Gradient dw, Gradient db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream);
 
 // The same for few rows whose gradients are float (modulation: one row per segment): dout float [S,
 // N]. dx [S, K] float += dout W; dw, db as above.
-void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, const real *x,
+void linear_rows_backward(float *dx, Gradient dw, Gradient db, const float *dout, const real *x,
                           const real *w, int64_t S, int64_t N, int64_t K, Stream stream);
 
 // Makes what later calls of this N and K with any T up to T_max need, so that a step allocates

@@ -26,7 +26,7 @@ typedef struct {
     bool add[OP_INPUTS_MAX];   // Add to din instead of overwriting it.
     const void *dout[OP_OUTPUTS_MAX];
     const real *param[OP_PARAMS_MAX];  // NULL where missing.
-    float *dparam[OP_PARAMS_MAX];
+    Gradient dparam[OP_PARAMS_MAX];
     const void *gelu_in;  // A linear's backward: what in[0] is the GELU of, if din[0] is to be the
                           // gradient of that; else NULL.
     void *scratch;

@@ -183,6 +183,8 @@ void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_
     }
     for (int64_t part = 0; part < part_count(T); part++) {
         add_run(a, &sums[part], part * part_rows(T), C);
-        if (a->weight != NULL) add_row(a->dweight, sums[part].weight, C);
+        if (part > 0) add_row(sums[0].weight, sums[part].weight, C);
     }
+    if (T == 0) memset(sums[0].weight, 0, (size_t)C * sizeof(float));
+    if (a->weight != NULL) gradient_row(a->dweight, sums[0].weight, C);
 }

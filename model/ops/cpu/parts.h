@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#include "base/real.h"
+#include "base/gradient.h"
 
 enum {
     PARTS = 16,
@@ -50,6 +50,12 @@ static inline void fetch(const real *x, int64_t n) {
 static inline void add_row(float *sum, const float *row, int64_t C) {
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) sum[c] += row[c];
+}
+
+// Gives `count` sums to the gradient.
+static inline void gradient_row(Gradient g, const float *sums, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) gradient_put(g, i, sums[i]);
 }
 
 #endif

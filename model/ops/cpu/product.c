@@ -6,6 +6,7 @@
 #include "base/device.h"
 #include "base/die.h"
 #include "model/ops/cpu/onednn.h"
+#include "model/ops/cpu/parts.h"
 #include "model/ops/cpu/rows.h"
 
 // A product is cut into tiles of fixed shapes: blocks of ROWS tokens (the last one is a smaller
@@ -287,13 +288,17 @@ void linear_backward_input(real *dx, int64_t lddx, bool add_dx, const real *dout
                          .K = N});
 }
 
-// dw [N, K] += dout^T x: blocks of `height` whole rows of dw, summed in place over chunks of TOKENS
-// tokens. x is packed once for all blocks where that pays. (Packing dout as well and keeping
-// the sums of 384 x 384 tiles was slower by a quarter on AMX: what is packed leaves the cache
-// before it is used.) In fp32 rows that are long and not packed are cut into tiles of `width`
-// columns: an AVX2 core does whole rows of 1,024 at 42 GFLOP/s, tiles of 256 at 60.
+// dw [N, K] = dout^T x: blocks of `height` whole rows of dw, summed over chunks of TOKENS tokens,
+// in place where dw is float, else in scratch. x is packed once for all blocks where that pays.
+// (Packing dout as well and keeping the sums of 384 x 384 tiles was slower by a quarter on AMX:
+// what is packed leaves the cache before it is used.) In fp32 rows that are long and not packed are
+// cut into tiles of `width` columns, whose sums each thread keeps: an AVX2 core does whole rows of
+// 1,024 at 42 GFLOP/s, tiles of 256 at 60.
 typedef struct {
-    float *dw, *db;
+    Gradient to;  // dw.
+    float *dw;    // Its sums, but in tiles.
+    bool add;     // They start from what is there.
+    float *db;    // The sums of the bias, from zero on; NULL: not wanted.
     const real *dout, *x;
     int64_t lddo, ldx, N, K, height, blocks;
     int64_t width;  // Columns of a tile where it is not whole rows, else 0.
@@ -326,24 +331,32 @@ static int64_t weight_own(const Weight *s) {
            s->height * s->width * (int64_t)sizeof(float);
 }
 
-// For a chunk of this many tokens. tile [0]: of blocks, [1]: of the last block, which may be lower.
+// The sums that all threads share: of dw, which only one that is not float needs, and of db.
+static int64_t weight_sums(const Weight *s) {
+    const int64_t dw = s->width ? 0 : s->N * s->K;
+    return round_up((dw + s->N) * (int64_t)sizeof(float), 256);
+}
+
+// For a chunk of this many tokens. tile [0]: of blocks, [1]: of the last block, which may be lower
+// where rows are whole; [.][0] of the first chunk, which overwrites, [.][1] of others, which add.
 typedef struct {
     int64_t tokens;
     const Pack *pack;
-    const Tile *tile[2];
+    const Tile *tile[2][2];
 } WeightTools;
 
 static WeightTools weight_tools(const Weight *s, int64_t tokens) {
     WeightTools tools = {.tokens = tokens};
     if (s->packed) tools.pack = pack_get(PACK_RIGHT, tokens, s->K, s->K);
-    for (int i = 0; i < 2; i++) {
-        tools.tile[i] = tile_get(
-            (TileShape){.M = i == 0 ? min_i64(s->height, s->N) : s->N - (s->blocks - 1) * s->height,
-                        .N = s->K,
-                        .K = tokens,
-                        .add = true,
-                        .a_transposed = true,
-                        .b_plain = !s->packed});
+    TileShape shape = {.N = s->K, .K = tokens, .a_transposed = true, .b_plain = !s->packed};
+    if (s->width) shape.N = s->width;
+    for (int last = 0; last < 2; last++) {
+        const int64_t first = last ? (s->blocks - 1) * s->height : 0;
+        shape.M = s->width ? s->height : min_i64(s->height, s->N - first);
+        for (int add = 0; add < 2; add++) {
+            shape.add = add;
+            tools.tile[last][add] = tile_get(shape);
+        }
     }
     return tools;
 }
@@ -356,41 +369,26 @@ static void weight_block(const Weight *s, const WeightTools *tools, bool last, c
         rows_copy(stage, tools->tokens, rows, dout, s->lddo, tokens, rows);
         dout = stage;
     }
-    tile_run(tools->tile[last], omp_get_thread_num(), s->dw + n * s->K, dout, x);
+    const bool add = s->add || t > 0;
+    tile_run(tools->tile[last][add], omp_get_thread_num(), s->dw + n * s->K, dout, x);
     if (s->db == NULL) return;
     rows_sum(s->db + n, dout, tokens, rows);
 }
 
-// Where rows of dw are in several tiles, for a chunk of this many tokens.
-typedef struct {
-    int64_t tokens;
-    const Tile *first,
-        *more;  // Of the first chunk, which overwrites, and of the others, which add.
-} ChunkTools;
-
-static ChunkTools chunk_tools(const Weight *s, int64_t tokens) {
-    TileShape shape = {
-        .M = s->height, .N = s->width, .K = tokens, .a_transposed = true, .b_plain = true};
-    ChunkTools tools = {.tokens = tokens, .first = tile_get(shape)};
-    shape.add = true;
-    tools.more = tile_get(shape);
-    return tools;
-}
-
 // The tile at row n and column k of dw, summed beside it: both factors' chunks are copied first.
-static void weight_tile(const Weight *s, const ChunkTools *full, const ChunkTools *tail, int64_t n,
-                        int64_t k, int64_t T) {
+static void weight_tile(const Weight *s, const WeightTools *full, const WeightTools *tail,
+                        int64_t n, int64_t k, int64_t T) {
     const int64_t rows = min_i64(s->height, s->N - n), columns = min_i64(s->width, s->K - k);
     const int thread = omp_get_thread_num();
     real *left = (real *)(void *)(s->room.own + thread * s->room.own_bytes);
     real *right = left + TOKENS * s->height;
     float *sums = (float *)(void *)(right + TOKENS * s->width);
     for (int64_t t = 0; t < T; t += TOKENS) {
-        const ChunkTools *tools = T - t > TOKENS ? full : tail;
+        const WeightTools *tools = T - t > TOKENS ? full : tail;
         const int64_t tokens = min_i64(TOKENS, T - t);
         rows_copy(left, tools->tokens, s->height, s->dout + t * s->lddo + n, s->lddo, tokens, rows);
         rows_copy(right, tools->tokens, s->width, s->x + t * s->ldx + k, s->ldx, tokens, columns);
-        tile_run(t == 0 ? tools->first : tools->more, thread, sums, left, right);
+        tile_run(tools->tile[0][t > 0], thread, sums, left, right);
         if (s->db == NULL || k > 0) continue;
         for (int64_t u = 0; u < tokens; u++) {
 #pragma omp simd
@@ -398,16 +396,14 @@ static void weight_tile(const Weight *s, const ChunkTools *full, const ChunkTool
         }
     }
     for (int64_t i = 0; i < rows; i++) {
-        float *dw = s->dw + (n + i) * s->K + k;
-#pragma omp simd
-        for (int64_t j = 0; j < columns; j++) dw[j] += sums[i * s->width + j];
+        gradient_row(gradient_from(s->to, (n + i) * s->K + k), sums + i * s->width, columns);
     }
 }
 
 static void weight_tiles(const Weight *s, int64_t T) {
     const int64_t last = T - (div_up(T, TOKENS) - 1) * TOKENS, columns = div_up(s->K, s->width);
-    const ChunkTools full = chunk_tools(s, TOKENS);
-    const ChunkTools tail = chunk_tools(s, token_class[class_of(token_class, last)]);
+    const WeightTools full = weight_tools(s, TOKENS);
+    const WeightTools tail = weight_tools(s, token_class[class_of(token_class, last)]);
 #pragma omp parallel for num_threads(team()) schedule(dynamic)
     for (int64_t i = 0; i < s->blocks * columns; i++) {
         weight_tile(s, &full, &tail, i / columns * s->height, i % columns * s->width, T);
@@ -415,7 +411,7 @@ static void weight_tiles(const Weight *s, int64_t T) {
 }
 
 // At most TOKENS_AT_ONCE tokens from t on.
-static void weight_product(const Weight *s, int64_t t, int64_t T) {
+static void weight_chunks(const Weight *s, int64_t t, int64_t T) {
     const int64_t chunks = div_up(T, TOKENS), last = T - (chunks - 1) * TOKENS;
     const WeightTools full = weight_tools(s, TOKENS);
     const WeightTools tail = weight_tools(s, token_class[class_of(token_class, last)]);
@@ -449,29 +445,50 @@ static void weight_product(const Weight *s, int64_t t, int64_t T) {
     }
 }
 
-// `begin`: bytes of scratch that are in use.
-static void weight_add(Weight s, int64_t T, int64_t begin) {
-    s.room = room_take(begin, weight_shared(&s, T), weight_own(&s), s.N, s.K);
-    if (s.width) {
-        if (T > 0) weight_tiles(&s, T);
-        return;
-    }
+// In whole rows of dw.
+static void weight_rows(Weight *s, float *sums, int64_t T) {
+    const bool in_place = s->to.type == TYPE_F32;
+    s->dw = in_place ? s->to.at : sums;
+    s->add = in_place && s->to.add;
     for (int64_t t = 0; t < T; t += TOKENS_AT_ONCE) {
-        weight_product(&s, t, min_i64(T - t, TOKENS_AT_ONCE));
+        weight_chunks(s, t, min_i64(T - t, TOKENS_AT_ONCE));
+    }
+    if (in_place) return;
+#pragma omp parallel for num_threads(team()) schedule(static)
+    for (int64_t n = 0; n < s->N; n++) {
+        gradient_row(gradient_from(s->to, n * s->K), sums + n * s->K, s->K);
     }
 }
 
-void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
+// `begin`: bytes of scratch that are in use. db at NULL: not wanted.
+static void weight_product(Weight s, Gradient db, int64_t T, int64_t begin) {
+    float *sums = (float *)(void *)(scratch.memory + begin);
+    begin += weight_sums(&s);
+    s.room = room_take(begin, weight_shared(&s, T), weight_own(&s), s.N, s.K);
+    if (db.at != NULL) {
+        s.db = sums + (s.width ? 0 : s.N * s.K);
+        memset(s.db, 0, (size_t)s.N * sizeof(float));
+    }
+    if (T == 0) {
+        if (!s.to.add) memset(s.to.at, 0, (size_t)(s.N * s.K * type_size(s.to.type)));
+    } else if (s.width) {
+        weight_tiles(&s, T);
+    } else {
+        weight_rows(&s, sums, T);
+    }
+    if (db.at != NULL) gradient_row(db, s.db, s.N);
+}
+
+void linear_backward_weight(Gradient dw, Gradient db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream) {
     (void)stream;
     Weight s = weight_shape(N, K);
-    s.dw = dw;
-    s.db = db;
+    s.to = dw;
     s.dout = dout;
     s.x = x;
     s.lddo = lddo;
     s.ldx = ldx;
-    weight_add(s, T, 0);
+    weight_product(s, db, T, 0);
 }
 
 // What linear_rows_backward rounds first: [S, N] real, at the start of the scratch.
@@ -479,7 +496,7 @@ static int64_t rounded_bytes(int64_t S, int64_t N) {
     return round_up(S * N * (int64_t)sizeof(real), 256);
 }
 
-void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, const real *x,
+void linear_rows_backward(float *dx, Gradient dw, Gradient db, const float *dout, const real *x,
                           const real *w, int64_t S, int64_t N, int64_t K, Stream stream) {
     (void)stream;
     const int64_t begin = rounded_bytes(S, N);
@@ -488,21 +505,23 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
 #pragma omp parallel for num_threads(team()) schedule(static)
     for (int64_t n = 0; n < N; n += 64) {
         const int64_t end = min_i64(n + 64, N);
+        float sums[64] = {0};
         for (int64_t s = 0; s < S; s++) {
 #pragma omp simd
             for (int64_t j = n; j < end; j++) {
                 rounded[s * N + j] = to_real(dout[s * N + j]);
-                if (db != NULL) db[j] += dout[s * N + j];
+                sums[j - n] += dout[s * N + j];
             }
         }
+        if (db.at != NULL) gradient_row(gradient_from(db, n), sums, end - n);
     }
     Weight weight = weight_shape(N, K);
-    weight.dw = dw;
+    weight.to = dw;
     weight.dout = rounded;
     weight.x = x;
     weight.lddo = N;
     weight.ldx = K;
-    weight_add(weight, S, begin);
+    weight_product(weight, (Gradient){0}, S, begin);
     if (dx == NULL) return;
     rows_product(&(Rows){.out_float = dx,
                          .ldo = K,
@@ -525,14 +544,8 @@ static int64_t make_plans(int64_t T_max, int64_t N, int64_t K, bool rows) {
         most = max_i64(most, room_bytes(grid_shared(&g), grid_own(&g)));
     }
     const Weight s = weight_shape(N, K);
-    for (int i = 0; i < CLASSES; i++) {
-        if (s.width) {
-            chunk_tools(&s, token_class[i]);
-        } else {
-            weight_tools(&s, token_class[i]);
-        }
-    }
-    most = max_i64(most, room_bytes(weight_shared(&s, T_max), weight_own(&s)));
+    for (int i = 0; i < CLASSES; i++) weight_tools(&s, token_class[i]);
+    most = max_i64(most, weight_sums(&s) + room_bytes(weight_shared(&s, T_max), weight_own(&s)));
     return most + (rows ? rounded_bytes(T_max, N) : 0);
 }
 

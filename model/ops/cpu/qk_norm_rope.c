@@ -123,7 +123,7 @@ static void backward_row(real *dx, float *dweight, float *d, const real *x, cons
     row_store(dx, d, NULL, false, C);
 }
 
-void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout,
+void qk_norm_rope_backward(real *dx, int64_t lddx, Gradient dweight, const real *dout,
                            PeerOrder order, const real *x, int64_t ldx, const real *weight,
                            const float *rope, const float *inverse, int64_t T, int64_t heads,
                            int64_t D, void *scratch, Stream stream) {
@@ -150,5 +150,7 @@ void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *d
                          rope != NULL ? rope + t * D : NULL, inverse[t], heads, D);
         }
     }
-    for (int64_t part = 0; part < part_count(T); part++) add_row(dweight, sums[part], C);
+    for (int64_t part = 1; part < part_count(T); part++) add_row(sums[0], sums[part], C);
+    if (T == 0) memset(sums[0], 0, (size_t)C * sizeof(float));
+    gradient_row(dweight, sums[0], C);
 }

@@ -260,15 +260,11 @@ static __global__ void __launch_bounds__(Walk<V>::THREADS_MAX, Walk<V>::BLOCKS_M
     }
 }
 
-void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_t T, int64_t C,
-                            Stream stream) {
-    check_channels(C);
-    if (T == 0) return;
-    const NormBackward a = *arguments;
+// All rows: dx, and the sums of the chunks.
+static void backward_rows(const NormBackward &a, const NormSums &sums, bool centred, int64_t T,
+                          int64_t C, Stream stream) {
     const bool wide = aligned_16(a.x, C) && aligned_16(a.dout, C) && aligned_16(a.dx, C) &&
                       aligned_16(a.weight, C) && aligned_16(a.scale, a.ldm);
-    const bool centred = kind == NORM_LAYER;
-    const NormSums sums = sums_lay_out(a.scratch, T, C, a.S);
     const int threads = walk_threads(C), parts = wide ? walk_parts(C) : 4;
     const int64_t row = (int64_t)sizeof(uint4) * (a.add_dx ? 3 : 2) * parts * threads;
     const int rows = walk_rows(row);
@@ -286,9 +282,17 @@ void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_
         LAUNCH((norm_backward_kernel<true, 4>), grid, threads, rows * row, stream, a, sums, centred,
                rows, T, C);
     }
-    if (a.scale != NULL) {
-        const RowSum shift = {a.dshift, sums.shift, NULL},
-                     scale = {a.dscale, sums.product, a.weight};
+}
+
+void norm_modulate_backward(const NormBackward *arguments, NormKind kind, int64_t T, int64_t C,
+                            Stream stream) {
+    check_channels(C);
+    const NormBackward a = *arguments;
+    const NormSums sums = sums_lay_out(a.scratch, T, C, a.S);
+    if (T > 0) backward_rows(a, sums, kind == NORM_LAYER, T, C, stream);
+    if (T > 0 && a.scale != NULL) {
+        const RowSum shift = {segment_rows(a.dshift), sums.shift, NULL},
+                     scale = {segment_rows(a.dscale), sums.product, a.weight};
         sums_add(&shift, &scale, a.ldm, sums.start, sums.chunks, a.S, C, stream);
     }
     if (a.weight != NULL) {

@@ -365,7 +365,7 @@ void gate_residual_backward(real *dh, float *dgate, const real *dout, const real
     } else {
         LAUNCH(gate_residual_backward_kernel<false>, grid, row_lanes(C), 0, stream, a);
     }
-    const RowSum sum = {dgate, a.sums, NULL};
+    const RowSum sum = {segment_rows(dgate), a.sums, NULL};
     sums_add(&sum, NULL, ldm, a.start, a.chunks, S, C, stream);
 }
 

@@ -5,13 +5,14 @@
 #include "base/clock.h"
 #include "base/cuda/cuda.h"
 #include "base/numbers.h"
+#include "base/vector.h"
 #include "model/ops/cuda/product_rows.h"
 
 // cuBLASLt sees matrices by columns, so a matrix [R, C] of ours, rows ld apart, is its C x R with
 // columns ld apart:
 //     out [T, N] = x w^T       N x T = (w: K x N)^T (x: K x T)
 //     dx [T, K] = dout w       K x T = (w: K x N) (dout: N x T)
-//     dw [N, K] += dout^T x    K x N = (x: K x T) (dout: N x T)^T
+//     dw [N, K] = dout^T x     K x N = (x: K x T) (dout: N x T)^T
 //     dz [T, K] = (dout w) gelu'(z)   as dx; z, stored as dz, is the epilogue's auxiliary matrix
 typedef enum {
     PRODUCT_FORWARD,
@@ -19,7 +20,8 @@ typedef enum {
     PRODUCT_INPUT,        // dx.
     PRODUCT_INPUT_GELU,   // dz.
     PRODUCT_INPUT_FLOAT,  // dx in float.
-    PRODUCT_WEIGHT,       // dw, float.
+    PRODUCT_WEIGHT,       // dw in float.
+    PRODUCT_WEIGHT_REAL,  // dw in real.
 } Kind;
 
 static const struct {
@@ -31,7 +33,8 @@ static const struct {
     [PRODUCT_INPUT] = {"input gradient", CUBLASLT_EPILOGUE_DEFAULT},
     [PRODUCT_INPUT_GELU] = {"input gradient through GELU", CUBLASLT_EPILOGUE_DGELU},
     [PRODUCT_INPUT_FLOAT] = {"float input gradient", CUBLASLT_EPILOGUE_DEFAULT},
-    [PRODUCT_WEIGHT] = {"weight gradient", CUBLASLT_EPILOGUE_DEFAULT},
+    [PRODUCT_WEIGHT] = {"float weight gradient", CUBLASLT_EPILOGUE_DEFAULT},
+    [PRODUCT_WEIGHT_REAL] = {"weight gradient", CUBLASLT_EPILOGUE_DEFAULT},
 };
 
 // Everything but T that the library's choice of an algorithm depends on. ldx: of rows of x or dx;
@@ -57,7 +60,8 @@ typedef struct {
 #define WORKSPACE (32 << 20)
 
 // The library's handle and the plans, which live as long as the process; the scratch that calls
-// take turns in, grown by linear_prepare: the workspace, then rounded rows and partial sums.
+// take turns in, grown by linear_prepare: the workspace, then rounded rows or partial sums, then,
+// in fp32, sums of a dw that is not float: the library multiplies floats to floats only.
 static struct {
     cublasLtHandle_t handle;
     bool sync;
@@ -147,10 +151,11 @@ static Terms terms_of(const Shape *s, int64_t T, const Operands *o) {
             layout(&t.d, s->kind == PRODUCT_INPUT_FLOAT, K, T, s->ldx, s, T);
             break;
         case PRODUCT_WEIGHT:
+        case PRODUCT_WEIGHT_REAL:
             ATTRIBUTE(&t.op, CUBLASLT_MATMUL_DESC_TRANSB, transposed, s, T);
             layout(&t.a, false, K, T, s->ldx, s, T);
             layout(&t.b, false, N, T, s->ldo, s, T);
-            layout(&t.d, true, K, N, K, s, T);
+            layout(&t.d, s->kind == PRODUCT_WEIGHT, K, N, K, s, T);
             break;
     }
     return t;
@@ -327,44 +332,63 @@ bool linear_gelu_backward_input(real *dz, const real *z, const real *dout, int64
     return run_supported(&(Operands){.a = w, .b = dout, .d = dz, .gelu = z}, &s, T, stream);
 }
 
-static void weight_add(float *dw, const real *dout, int64_t lddo, const real *x, int64_t ldx,
-                       int64_t T, int64_t N, int64_t K, Stream stream) {
+static int64_t partial_bytes(int64_t T, int64_t N) {
+    return round_up(column_sums_partials(T, N) * (int64_t)sizeof(float), 256);
+}
+
+static int64_t rounded_bytes(int64_t S, int64_t N) {
+    return round_up(S * N * type_size(REAL_TYPE), 256);
+}
+
+static int64_t weight_bytes(int64_t N, int64_t K) {
+    return REAL_TYPE == TYPE_F32 ? N * K * (int64_t)sizeof(float) : 0;
+}
+
+// `begin`: bytes of scratch that are in use.
+static void weight_product(Gradient dw, const real *dout, int64_t lddo, const real *x, int64_t ldx,
+                           int64_t T, int64_t N, int64_t K, int64_t begin, Stream stream) {
+    if (T == 0) {
+        if (!dw.add) device_zero(dw.at, N * K * type_size(dw.type), stream);
+        return;
+    }
+    const bool direct = dw.type == TYPE_F32 || dw.type == REAL_TYPE;
+    void *sums = direct ? dw.at : library.scratch + begin;
+    CHECK(direct || begin + weight_bytes(N, K) <= library.scratch_bytes,
+          "weight gradient of %lld x %lld was not prepared", (long long)N, (long long)K);
+    const bool is_float = dw.type == TYPE_F32 || !direct;
     const Shape s = {
-        .kind = PRODUCT_WEIGHT,
-        .alignment = alignment_of(floats_bits(dw, K) | reals_bits(dout, lddo) | reals_bits(x, ldx)),
+        .kind = is_float ? PRODUCT_WEIGHT : PRODUCT_WEIGHT_REAL,
+        .alignment = alignment_of((is_float ? floats_bits(sums, K) : reals_bits(sums, K)) |
+                                  reals_bits(dout, lddo) | reals_bits(x, ldx)),
         .N = N,
         .K = K,
         .ldx = ldx,
         .ldo = lddo};
-    run(&(Operands){.a = x, .b = dout, .d = dw, .add = true}, &s, T, stream);
+    run(&(Operands){.a = x, .b = dout, .d = sums, .add = direct && dw.add}, &s, T, stream);
+    if (direct) return;
+    if (dw.add) vector_add(sums, dw.at, dw.type, N * K, stream);
+    vector_round(dw.at, dw.type, sums, N * K, stream);
 }
 
-static int64_t partial_bytes(int64_t T, int64_t N) {
-    return column_sums_partials(T, N) * (int64_t)sizeof(float);
-}
-
-static int64_t rounded_bytes(int64_t S, int64_t N) {
-    return S * N * type_size(REAL_TYPE);
-}
-
-void linear_backward_weight(float *dw, float *db, const real *dout, int64_t lddo, const real *x,
+void linear_backward_weight(Gradient dw, Gradient db, const real *dout, int64_t lddo, const real *x,
                             int64_t ldx, int64_t T, int64_t N, int64_t K, Stream stream) {
-    weight_add(dw, dout, lddo, x, ldx, T, N, K, stream);
-    if (db == NULL || T == 0) return;
-    CHECK(WORKSPACE + partial_bytes(T, N) <= library.scratch_bytes,
-          "bias gradient of %lld x %lld was not prepared", (long long)T, (long long)N);
+    const int64_t begin = WORKSPACE + partial_bytes(T, N);
+    weight_product(dw, dout, lddo, x, ldx, T, N, K, begin, stream);
+    if (db.at == NULL) return;
+    CHECK(begin <= library.scratch_bytes, "bias gradient of %lld x %lld was not prepared",
+          (long long)T, (long long)N);
     float *partial = (float *)(void *)(library.scratch + WORKSPACE);
     column_sums(db, partial, dout, lddo, T, N, stream);
 }
 
-void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, const real *x,
+void linear_rows_backward(float *dx, Gradient dw, Gradient db, const float *dout, const real *x,
                           const real *w, int64_t S, int64_t N, int64_t K, Stream stream) {
-    if (S == 0) return;
-    CHECK(WORKSPACE + rounded_bytes(S, N) <= library.scratch_bytes,
-          "rows %lld x %lld were not prepared", (long long)S, (long long)N);
+    const int64_t begin = WORKSPACE + rounded_bytes(S, N);
+    CHECK(begin <= library.scratch_bytes, "rows %lld x %lld were not prepared", (long long)S,
+          (long long)N);
     real *rounded = (real *)(void *)(library.scratch + WORKSPACE);
     rows_round(rounded, db, dout, S, N, stream);
-    weight_add(dw, rounded, N, x, K, S, N, K, stream);
+    weight_product(dw, rounded, N, x, K, S, N, K, begin, stream);
     if (dx == NULL) return;
     const Shape s = {
         .kind = PRODUCT_INPUT_FLOAT,
@@ -377,9 +401,8 @@ void linear_rows_backward(float *dx, float *dw, float *db, const float *dout, co
 }
 
 int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
-    (void)K;
     const int64_t sums = partial_bytes(T_max, N);
-    return WORKSPACE + (rows ? max_i64(sums, rounded_bytes(T_max, N)) : sums);
+    return WORKSPACE + (rows ? max_i64(sums, rounded_bytes(T_max, N)) : sums) + weight_bytes(N, K);
 }
 
 // The plans of rows that lie close, as they nearly always do. Others get theirs when they come,
@@ -398,8 +421,8 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
         library.scratch_bytes = bytes;
     }
     const Kind all[] = {PRODUCT_FORWARD, PRODUCT_BIAS, PRODUCT_WEIGHT,
-                        rows ? PRODUCT_INPUT_FLOAT : PRODUCT_INPUT};
-    for (int i = 0; i < 4; i++) plan_ahead(all[i], T_max, N, K);
+                        rows ? PRODUCT_INPUT_FLOAT : PRODUCT_INPUT, PRODUCT_WEIGHT_REAL};
+    for (int i = 0; i < (REAL_TYPE == TYPE_F32 ? 4 : 5); i++) plan_ahead(all[i], T_max, N, K);
 }
 
 void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K) {

@@ -18,7 +18,7 @@ static int64_t chunk_count(int64_t T) {
 }
 
 int64_t column_sums_partials(int64_t T, int64_t N) {
-    return chunk_count(T) * N;
+    return min_i64(CHUNKS_MAX, div_up(T, CHUNK_MIN)) * N;  // Grows with T, as the count does not.
 }
 
 template <int V>
@@ -67,7 +67,7 @@ static __global__ void chunk_sums_kernel(float *__restrict__ partial, const real
 
 // Block (32 columns, PARTS): a thread adds every PARTS-th chunk of a column, then one thread the
 // parts.
-static __global__ void add_chunks_kernel(float *db, const float *partial, int64_t chunks,
+static __global__ void add_chunks_kernel(Gradient db, const float *partial, int64_t chunks,
                                          int64_t N) {
     __shared__ float part[PARTS][WARP + 1];
     const int64_t c = (int64_t)blockIdx.x * WARP + threadIdx.x;
@@ -80,24 +80,25 @@ static __global__ void add_chunks_kernel(float *db, const float *partial, int64_
     if (threadIdx.y > 0 || c >= N) return;
     float whole = 0;
     for (int i = 0; i < PARTS; i++) whole += part[i][threadIdx.x];
-    db[c] += whole;
+    gradient_put(db, c, whole);
 }
 
-void column_sums(float *db, float *partial, const real *x, int64_t ld, int64_t T, int64_t N,
+void column_sums(Gradient db, float *partial, const real *x, int64_t ld, int64_t T, int64_t N,
                  Stream stream) {
-    if (T == 0) return;
     const int64_t rows = chunk_rows(T), chunks = chunk_count(T);
     const bool wide = aligned_16(x, ld) && N % REALS_16 == 0;
     const int64_t columns = WARP * (wide ? REALS_16 : 1);
-    LAUNCH(wide ? chunk_sums_kernel<REALS_16> : chunk_sums_kernel<1>,
-           dim3((unsigned)div_up(N, columns), (unsigned)chunks), dim3(WARP, SLICES), 0, stream,
-           partial, x, ld, T, N, rows);
+    if (T > 0) {
+        LAUNCH(wide ? chunk_sums_kernel<REALS_16> : chunk_sums_kernel<1>,
+               dim3((unsigned)div_up(N, columns), (unsigned)chunks), dim3(WARP, SLICES), 0, stream,
+               partial, x, ld, T, N, rows);
+    }
     LAUNCH(add_chunks_kernel, (unsigned)div_up(N, WARP), dim3(WARP, PARTS), 0, stream, db, partial,
            chunks, N);
 }
 
 // A thread per column walks the rows, few as they are.
-static __global__ void rows_round_kernel(real *__restrict__ out, float *db,
+static __global__ void rows_round_kernel(real *__restrict__ out, Gradient db,
                                          const float *__restrict__ x, int64_t S, int64_t N) {
     const int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= N) return;
@@ -110,11 +111,10 @@ static __global__ void rows_round_kernel(real *__restrict__ out, float *db,
             sum += value[i];
         }
     }
-    if (db != NULL) db[c] += sum;
+    if (db.at != NULL) gradient_put(db, c, sum);
 }
 
-void rows_round(real *out, float *db, const float *x, int64_t S, int64_t N, Stream stream) {
+void rows_round(real *out, Gradient db, const float *x, int64_t S, int64_t N, Stream stream) {
     enum { THREADS = 64 };
-    if (S == 0) return;
     LAUNCH(rows_round_kernel, (unsigned)div_up(N, THREADS), THREADS, 0, stream, out, db, x, S, N);
 }

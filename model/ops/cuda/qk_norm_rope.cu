@@ -288,24 +288,10 @@ static __global__ void __launch_bounds__(Walk<V>::THREADS_MAX, Walk<V>::BLOCKS_M
     }
 }
 
-void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *dout,
-                           PeerOrder peers, const real *x, int64_t ldx, const real *weight,
-                           const float *rope, const float *inverse, int64_t T, int64_t heads,
-                           int64_t D, void *scratch, Stream stream) {
-    check_heads(heads, D);
-    if (heads == 0 || T == 0) return;
-    const Query q = {x, weight, rope, ldx, T, heads * D, (int)D};
-    const bool wide = is_wide(&q, dout, peers, dx, lddx);
-    const int threads = walk_threads(q.C), parts = wide ? walk_parts(q.C) : 4;
-    const int64_t row = 2 * (int64_t)sizeof(uint4) * parts * threads;
-    const QueryBackward b = {dx,
-                             lddx,
-                             dout,
-                             order_of(peers, T, heads, D),
-                             inverse,
-                             (float *)scratch,
-                             chunks_of(T, q.C, WALK_BLOCKS),
-                             walk_rows(row)};
+// All rows: dx, and the sums of the chunks.
+static void backward_rows(const Query &q, const QueryBackward &b, bool wide, int parts, int64_t row,
+                          Stream stream) {
+    const int threads = walk_threads(q.C);
     const unsigned grid = (unsigned)b.chunks.count;
     if (!wide) {
         LAUNCH((qk_norm_rope_backward_kernel<false, 4>), grid, threads, b.rows * row, stream, q, b);
@@ -316,6 +302,27 @@ void qk_norm_rope_backward(real *dx, int64_t lddx, float *dweight, const real *d
     } else {
         LAUNCH((qk_norm_rope_backward_kernel<true, 4>), grid, threads, b.rows * row, stream, q, b);
     }
+}
+
+void qk_norm_rope_backward(real *dx, int64_t lddx, Gradient dweight, const real *dout,
+                           PeerOrder peers, const real *x, int64_t ldx, const real *weight,
+                           const float *rope, const float *inverse, int64_t T, int64_t heads,
+                           int64_t D, void *scratch, Stream stream) {
+    check_heads(heads, D);
+    if (heads == 0) return;
+    const Query q = {x, weight, rope, ldx, T, heads * D, (int)D};
+    const bool wide = is_wide(&q, dout, peers, dx, lddx);
+    const int parts = wide ? walk_parts(q.C) : 4;
+    const int64_t row = 2 * (int64_t)sizeof(uint4) * parts * walk_threads(q.C);
+    const QueryBackward b = {dx,
+                             lddx,
+                             dout,
+                             order_of(peers, T, heads, D),
+                             inverse,
+                             (float *)scratch,
+                             chunks_of(T, q.C, WALK_BLOCKS),
+                             walk_rows(row)};
+    if (T > 0) backward_rows(q, b, wide, parts, row, stream);
     const RowSum sum = {dweight, b.sums, NULL};
     sums_add(&sum, NULL, q.C, NULL, b.chunks, 1, q.C, stream);
 }

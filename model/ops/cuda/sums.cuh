@@ -5,6 +5,7 @@
 #ifndef MODEL_OPS_CUDA_SUMS_CUH
 #define MODEL_OPS_CUDA_SUMS_CUH
 
+#include "base/gradient.h"
 #include "model/ops/cuda/parts.cuh"
 
 typedef struct {
@@ -56,13 +57,19 @@ static __device__ inline void starts_note(int32_t *start, int before, int now, i
     for (int s = before + 1; s <= now; s++) start[s] = (int32_t)t;
 }
 
-// out [S, C], rows ld apart, += factor [C] (NULL: 1) * the sums of the rows of each segment. start
+// To out [S, C], rows ld apart: factor [C] (NULL: 1) * the sums of the rows of each segment. start
 // [S + 1]: where segments begin; NULL: S = 1, all rows.
 typedef struct {
-    float *out;
+    Gradient out;
     const float *sums;
     const real *factor;
 } RowSum;
+
+// Gradients of segment rows are added up.
+static inline Gradient segment_rows(float *at) {
+    const Gradient g = {at, TYPE_F32, true};
+    return g;
+}
 
 enum { ADD_THREADS = 256 };
 
@@ -100,7 +107,7 @@ static __global__ void __launch_bounds__(ADD_THREADS)
         float total = 0.0f;
         for (int64_t g = 0; g < groups; g++) total += shared[thread % 4][g * lanes + thread / 4];
         const float factor = a.factor != NULL ? to_float(a.factor[column]) : 1.0f;
-        a.out[s * ld + column] += factor * total;
+        gradient_put(a.out, s * ld + column, factor * total);
     }
 }
 
