@@ -144,8 +144,7 @@ void program_forward(const Program *p, const ProgramRun *run, Stream stream);
 
 // Recomputes what is missing, then the backward. Gradients of the outputs are in external_gradient;
 // those of inputs are written there: = for tokens (into the memory of the output's gradient where
-// the plan passes it through: plan.gradient_root), += for segments. Those of parameters go to
-// run->gradient, each once and whole.
+// plan.gradient_root passes it through), += for segments. Parameters' go to run->gradient, whole.
 void program_backward(const Program *p, const ProgramRun *run, Stream stream);
 
 #endif
