@@ -10,6 +10,7 @@
 #include "base/checksum.h"
 #include "base/die.h"
 #include "base/real.h"
+#include "base/watchdog.h"
 #include "parallel/transport.h"
 
 enum { CHUNK_BYTES = 1 << 24 };
@@ -62,6 +63,11 @@ Comm *comm_start(int *argc, char ***argv) {
     Comm *world = comm_wrap(mpi, "world", check != NULL && strcmp(check, "1") == 0, false);
     die_setup(world->rank, world->size, abort_job);
     return world;
+}
+
+void comm_watch(double seconds) {
+    watchdog_stop();
+    if (seconds > 0) watchdog_start(seconds, transport_look);
 }
 
 void comm_stop(Comm *world) {
@@ -151,6 +157,7 @@ static double call_begin(Comm *comm, const char *operation, int64_t size, int64_
     CHECK(size >= 0, "%s #%" PRId64 " %s: size %" PRId64, comm->name, comm->collectives, operation,
           size);
     const double start = MPI_Wtime();
+    watchdog_collective(operation, comm->name, comm->collectives);
     if (comm->check) {
         Call mine = {.counter = comm->collectives, .size = size, .detail = detail};
         snprintf(mine.operation, sizeof(mine.operation), "%s", operation);
@@ -160,6 +167,7 @@ static double call_begin(Comm *comm, const char *operation, int64_t size, int64_
 }
 
 static void call_end(Comm *comm, double start) {
+    watchdog_done();
     comm->seconds += MPI_Wtime() - start;
 }
 

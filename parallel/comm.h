@@ -27,6 +27,10 @@ Comm *comm_start(int *argc, char ***argv);
 // Collective over the world.
 int comm_device_start(Comm *world, bool share, Error *error);
 
+// From now on a rank whose wait in a collective or for its device lasts `seconds`, or whose
+// transport reports a fault, ends the job (0: no longer). Local.
+void comm_watch(double seconds);
+
 // Ends MPI. Collective over all ranks; frees the world.
 void comm_stop(Comm *world);
 

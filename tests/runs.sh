@@ -67,3 +67,31 @@ close() {
               print a, b, "differ at step", $1, $2, $4; bad = 1; exit } }
         END { exit bad }' || failed=1
 }
+
+# wait_step NAME STEP: until metrics.jsonl has the step, or the run is over.
+wait_step() {
+    while kill -0 $pid 2>/dev/null &&
+        ! grep -q "\"step\": $2," "$work/$1/metrics.jsonl" 2>/dev/null; do
+        sleep 0.01
+    done
+}
+
+# processes NAME PROGRAM: ids of that run's processes: of ranks (kintoun) or of the launcher.
+processes() {
+    for file in $(grep -lsxz "run[.]dir=$work/$1" /proc/[0-9]*/cmdline); do
+        grep -qxE "$2" "${file%cmdline}comm" 2>/dev/null || continue
+        file=${file#/proc/}
+        echo "${file%/cmdline}"
+    done
+}
+
+# started NAME RANKS ...: starts a run in the background, as $pid; $launcher is its mpirun, $rank
+# one of its ranks.
+started() {
+    run "$@" &
+    pid=$! rank=
+    while kill -0 $pid 2>/dev/null && [ -z "$rank" ]; do
+        launcher=$(processes "$1" 'mpirun|prterun' | head -n 1)
+        rank=$(processes "$1" kintoun | head -n 1)
+    done
+}

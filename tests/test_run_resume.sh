@@ -9,34 +9,6 @@ make_tiny
 # Steps that take long enough to be met in the middle.
 slow="model.layers=6 model.heads=6 checkpoint.every=4 checkpoint.keep=0 train.validate=0"
 
-# wait_step NAME STEP: until metrics.jsonl has the step, or the run is over.
-wait_step() {
-    while kill -0 $pid 2>/dev/null &&
-        ! grep -q "\"step\": $2," "$work/$1/metrics.jsonl" 2>/dev/null; do
-        sleep 0.01
-    done
-}
-
-# process NAME PROGRAM: the id of one process of that run: of a rank (kintoun) or of the launcher.
-process() {
-    for file in $(grep -lsxz "run[.]dir=$work/$1" /proc/[0-9]*/cmdline); do
-        grep -qxE "$2" "${file%cmdline}comm" 2>/dev/null || continue
-        file=${file#/proc/}
-        echo "${file%/cmdline}"
-        return
-    done
-}
-
-# started NAME RANKS ...: starts a run in the background, as $pid; $launcher is its mpirun, $rank
-# one of its ranks.
-started() {
-    run "$@" &
-    pid=$! rank=
-    while kill -0 $pid 2>/dev/null && [ -z "$rank" ]; do
-        launcher=$(process "$1" 'mpirun|prterun') rank=$(process "$1" kintoun)
-    done
-}
-
 # kill_rank NAME: kills one rank; the run must not survive it.
 kill_rank() {
     [ -n "$rank" ] && kill -9 "$rank"

@@ -84,6 +84,8 @@ const Setting config_table[] = {
           "save at this step and exit 0; 0: at the end"),
     NUMBER("run.minutes", AT(run.minutes), "0", 0, 1e6, 0,
           "budget of time: before step 0 the stages' steps are scaled to it, once; 0: as written"),
+    NUMBER("run.hang_minutes", AT(run.hang_minutes), "30", 0, 1e6, 0,
+           "a rank that waits longer for others ends the job; 0: never"),
     CHOICE("run.device", AT(run.device), "auto", "auto|cuda|cpu", 0,
           "which build the launcher runs"),
     CHOICE("run.precision", AT(run.precision), "auto", "auto|bf16|fp32", 0,

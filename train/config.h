@@ -22,11 +22,12 @@ typedef enum { LOSS_TOKEN, LOSS_SAMPLE } LossMean;
 typedef struct {
     char dir[PATH_MAX_BYTES];
     int64_t seed;
-    int64_t stop_at;  // Save there and exit 0; 0: at the end.
-    double minutes;   // Budget that becomes numbers of steps once; 0: steps as written.
-    int device;       // Read by the launcher: auto|cuda|cpu.
-    int precision;    // Read by the launcher: auto|bf16|fp32.
-    bool share_gpu;   // Ranks of a node may run on one GPU.
+    int64_t stop_at;      // Save there and exit 0; 0: at the end.
+    double minutes;       // Budget that becomes numbers of steps once; 0: steps as written.
+    double hang_minutes;  // A wait for other ranks that is an error; 0: none is.
+    int device;           // Read by the launcher: auto|cuda|cpu.
+    int precision;        // Read by the launcher: auto|bf16|fp32.
+    bool share_gpu;       // Ranks of a node may run on one GPU.
 } RunConfig;
 
 typedef struct {

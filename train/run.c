@@ -266,7 +266,9 @@ static int train(Trainer *t, const StartOptions *options) {
         if (t->state.step == 0 && t->config.sample.every > 0) {
             grid_draw(&loop->grid, t, &loop->report);
         }
+        comm_watch(60 * t->config.run.hang_minutes);
         exit_code = loop_run(t, loop);
+        comm_watch(0);
         report_close(&loop->report, t);
     } else if (t->mesh.rank == 0) {
         fprintf(stderr, "%s\n", error.text);

@@ -6,6 +6,7 @@
 
 #include "base/cuda/cuda.h"
 #include "base/real.h"
+#include "base/watchdog.h"
 
 // The device of this process: device_start fills it once.
 static struct {
@@ -182,7 +183,9 @@ void stream_free(Stream stream) {
 }
 
 void stream_wait(Stream stream) {
+    watchdog_device();
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream(stream)));
+    watchdog_done();
 }
 
 Event event_create(void) {
@@ -204,7 +207,9 @@ void stream_await(Stream stream, Event event) {
 }
 
 void event_wait(Event event) {
+    watchdog_device();
     CUDA_CHECK(cudaEventSynchronize((cudaEvent_t)event));
+    watchdog_done();
 }
 
 int64_t device_memory_used(void) {

@@ -174,6 +174,17 @@ void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_of
     end_group(t, "ncclSend and ncclRecv");
 }
 
+// The network fails while collectives are under way on the device: no call tells of it.
+void transport_look(void) {
+    for (int i = 0; i < TRANSPORTS_MAX; i++) {
+        const Transport *t = open_transports[i];
+        ncclResult_t state = ncclSuccess;
+        if (t == NULL) continue;
+        NCCL_CHECK(t, ncclCommGetAsyncError(t->nccl, &state));
+        nccl_check(t, "on the device", state);
+    }
+}
+
 // ncclCommAbort may wait for a device that never answers: a thread of its own does it, and the job
 // ends without it.
 static void *abort_all(void *done) {

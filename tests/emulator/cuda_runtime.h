@@ -12,7 +12,8 @@
 // - Floating-point atomics, blocking streams, cooperative groups, textures are not there.
 // Environment: EMULATOR_ORDER=up|down|random (random; of threads and blocks), EMULATOR_SEED=N (1),
 // EMULATOR_DEVICES=N (8) per node, EMULATOR_DRIVER=VERSION (that of the runtime; 0: none),
-// EMULATOR_CAPABILITY=MAJOR (9). One process runs the same with the same seed; several do up to the
+// EMULATOR_CAPABILITY=MAJOR (9), EMULATOR_NCCL_FAULT=FILE (communicators report a fault of the
+// network once it is there). One process runs the same with the same seed; several do up to the
 // time at which messages arrive. A program that fails prints its seed.
 // All thread-local variables of the program (not of its libraries) are taken for shared memory.
 //

@@ -5,7 +5,9 @@
 
 #include <mpi.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <memory>
@@ -322,7 +324,8 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
     if (comm == NULL) return ncclInvalidArgument;
-    *error = ncclSuccess;
+    const char *fault = getenv("EMULATOR_NCCL_FAULT");
+    *error = fault != NULL && access(fault, F_OK) == 0 ? ncclRemoteError : ncclSuccess;
     return ncclSuccess;
 }
 

@@ -1,0 +1,20 @@
+// Ends the job where a rank waits for others without end: Open MPI and NCCL notice neither a rank
+// that is stopped nor one that is stuck, and a run would hang until somebody looks.
+#ifndef BASE_WATCHDOG_H
+#define BASE_WATCHDOG_H
+
+#include <stdint.h>
+
+// Starts a thread that dies, naming what is waited for, once one wait has lasted `seconds`. Time in
+// which this process was stopped itself does not count. `look` is called now and then, to die for
+// faults of its own. Local.
+void watchdog_start(double seconds, void (*look)(void));
+void watchdog_stop(void);  // Nothing where it was not started.
+
+// Around each wait, on one thread: in collective `call`, number `number` of communicator `name`; or
+// for the device. They cost a few stores, watched or not.
+void watchdog_collective(const char *call, const char *name, int64_t number);
+void watchdog_device(void);
+void watchdog_done(void);
+
+#endif
