@@ -1,6 +1,9 @@
 #include "base/die.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -16,7 +19,29 @@ void die_setup(int rank, int size, void (*abort_job)(int status)) {
     self.abort_job = abort_job;
 }
 
+static struct {
+    bool begun, named;
+    pthread_t by;
+} death;
+
+void die_join(void) {
+    if (!__atomic_load_n(&death.begun, __ATOMIC_ACQUIRE)) return;
+    while (!__atomic_load_n(&death.named, __ATOMIC_ACQUIRE)) sched_yield();
+    while (!pthread_equal(death.by, pthread_self())) pause();
+}
+
+// This thread ends the job, or goes no further.
+static void die_begin(void) {
+    if (__atomic_exchange_n(&death.begun, true, __ATOMIC_ACQ_REL)) {
+        die_join();
+        return;
+    }
+    death.by = pthread_self();
+    __atomic_store_n(&death.named, true, __ATOMIC_RELEASE);
+}
+
 void end_job(int status) {
+    die_begin();
     fflush(stdout);
     if (self.abort_job != NULL) self.abort_job(status);
     _exit(status);
@@ -24,6 +49,7 @@ void end_job(int status) {
 
 void die_at(const char *file, int line, const char *func, const char *format, ...) {
     char host[64] = "?", text[2048];
+    die_begin();
     gethostname(host, sizeof(host) - 1);
     int used = snprintf(text, sizeof(text), "[rank %d/%d %s] %s:%d %s: ", self.rank, self.size,
                         host, file, line, func);

@@ -24,6 +24,10 @@ NORETURN void die_at(const char *file, int line, const char *func, const char *f
 // Called once at start, so that base/ need not know MPI: who we are, and how to end the job.
 void die_setup(int rank, int size, void (*abort_job)(int status));
 
+// Once a thread is ending the job no other returns from this. The first to die is the one that
+// speaks.
+void die_join(void);
+
 // Ends this process (and, once die_setup was called, the whole job) with `status`.
 NORETURN void end_job(int status);
 

@@ -9,13 +9,13 @@
 #include "base/clock.h"
 #include "base/die.h"
 
-enum { TEXT_BYTES = 64 };
+enum { NAME_BYTES = 64, TEXT_BYTES = 192 };
 
 static struct {
-    uint64_t serial;  // Odd while the process waits.
-    bool device;      // What it waits for; else the collective, which is the last one otherwise.
-    const char *call;
-    char name[TEXT_BYTES];
+    uint64_t serial;   // One more with each begin and end of a wait; odd within one.
+    bool device;       // Whether it is, or was last, for the device.
+    const char *call;  // The last collective.
+    char name[NAME_BYTES];
     int64_t number;
 } wait_now;
 
@@ -26,9 +26,15 @@ static struct {
     bool started, stop;
     double seconds;
     void (*look)(void);
-} dog = {.mutex = PTHREAD_MUTEX_INITIALIZER, .ended = PTHREAD_COND_INITIALIZER};
+} dog = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
+static uint64_t serial(void) {
+    return __atomic_load_n(&wait_now.serial, __ATOMIC_ACQUIRE);
+}
+
+// What waits may have been given up by a death: their thread goes no further then.
 static void turn(void) {
+    die_join();
     __atomic_add_fetch(&wait_now.serial, 1, __ATOMIC_RELEASE);
 }
 
@@ -49,19 +55,26 @@ void watchdog_done(void) {
     turn();
 }
 
-static void bark(void) {
-    DIE("%s%s %s #%" PRId64
-        ": no end after %g seconds (run.hang_minutes): another rank hangs or is lost; "
-        "the run resumes when it is started again",
-        wait_now.device ? "waiting for the device, last " : "",
-        wait_now.call != NULL ? wait_now.call : "no collective", wait_now.name, wait_now.number,
-        dog.seconds);
+// Dies, unless something has happened since `then`.
+static void bark(uint64_t then) {
+    char last[TEXT_BYTES] = "the start";
+    if (wait_now.call != NULL) {
+        snprintf(last, sizeof(last), "%s #%" PRId64 " of %s", wait_now.call, wait_now.number,
+                 wait_now.name);
+    }
+    const char *where = then % 2 == 0     ? "out of any wait, after"
+                        : wait_now.device ? "waiting for the device, after"
+                                          : "in";
+    if (serial() != then) return;
+    DIE("%s %s for %g seconds (run.hang_minutes): this rank or another hangs or is lost; the run "
+        "resumes when it is started again",
+        where, last, dog.seconds);
 }
 
 // Sleeps, with the mutex held; false: it is over.
 static bool sleep_for(double seconds) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     const int64_t nanoseconds = until.tv_nsec + (int64_t)(1e9 * seconds);
     until.tv_sec += nanoseconds / 1000000000;
     until.tv_nsec = nanoseconds % 1000000000;
@@ -69,23 +82,24 @@ static bool sleep_for(double seconds) {
     return !dog.stop;
 }
 
+// Counts time without any begin or end of a wait: a launch blocks, too, once the device's queue is
+// full.
 static void *watch(void *unused) {
     (void)unused;
     const double tick = dog.seconds < 10 ? 0.1 * dog.seconds : 1;
-    double waited = 0, before = clock_seconds();
-    uint64_t last = 0;
+    double still = 0, before = clock_seconds();
+    uint64_t last = serial();
     pthread_mutex_lock(&dog.mutex);
     while (sleep_for(tick)) {
-        const double now = clock_seconds();
-        const uint64_t serial = __atomic_load_n(&wait_now.serial, __ATOMIC_ACQUIRE);
+        const double now = clock_seconds(), passed = now - before;
+        const uint64_t present = serial();
+        die_join();
         if (dog.look != NULL) dog.look();
         // A tick that took much longer was no wait: the process, or the machine, stood still.
-        waited = serial % 2 == 0 || serial != last
-                     ? 0
-                     : waited + (now - before < 5 * tick ? now - before : tick);
+        still = present != last ? 0 : still + (passed < 5 * tick ? passed : tick);
         before = now;
-        last = serial;
-        if (waited >= dog.seconds) bark();
+        last = present;
+        if (still >= dog.seconds) bark(present);
     }
     pthread_mutex_unlock(&dog.mutex);
     return NULL;
@@ -93,11 +107,16 @@ static void *watch(void *unused) {
 
 void watchdog_start(double seconds, void (*look)(void)) {
     CHECK(!dog.started, "started twice");
+    pthread_condattr_t clock;
     dog.seconds = seconds;
     dog.look = look;
     dog.stop = false;
-    dog.started = pthread_create(&dog.thread, NULL, watch, NULL) == 0;
+    dog.started = pthread_condattr_init(&clock) == 0 &&
+                  pthread_condattr_setclock(&clock, CLOCK_MONOTONIC) == 0 &&
+                  pthread_cond_init(&dog.ended, &clock) == 0 &&
+                  pthread_create(&dog.thread, NULL, watch, NULL) == 0;
     CHECK(dog.started, "no thread for the watchdog");
+    pthread_condattr_destroy(&clock);
 }
 
 void watchdog_stop(void) {
@@ -107,5 +126,6 @@ void watchdog_stop(void) {
     pthread_cond_signal(&dog.ended);
     pthread_mutex_unlock(&dog.mutex);
     pthread_join(dog.thread, NULL);
+    pthread_cond_destroy(&dog.ended);
     dog.started = false;
 }

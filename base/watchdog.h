@@ -5,14 +5,15 @@
 
 #include <stdint.h>
 
-// Starts a thread that dies, naming what is waited for, once one wait has lasted `seconds`. Time in
-// which this process was stopped itself does not count. `look` is called now and then, to die for
-// faults of its own. Local.
+// Starts a thread that dies, naming the last wait, once `seconds` have passed without the begin or
+// end of one. Time in which this process was stopped itself does not count. `look` is called now
+// and then, to die for faults of its own. Local.
 void watchdog_start(double seconds, void (*look)(void));
 void watchdog_stop(void);  // Nothing where it was not started.
 
 // Around each wait, on one thread: in collective `call`, number `number` of communicator `name`; or
-// for the device. They cost a few stores, watched or not.
+// for the device. They cost a few stores, watched or not, and do not return once another thread is
+// ending the job.
 void watchdog_collective(const char *call, const char *name, int64_t number);
 void watchdog_device(void);
 void watchdog_done(void);

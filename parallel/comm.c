@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/checksum.h"
 #include "base/die.h"
@@ -13,7 +14,7 @@
 #include "base/watchdog.h"
 #include "parallel/transport.h"
 
-enum { CHUNK_BYTES = 1 << 24 };
+enum { CHUNK_BYTES = 1 << 24, ABORT_SECONDS_MAX = 60 };
 
 // What every rank must give alike in one call, for COMM_CHECK.
 typedef struct {
@@ -32,6 +33,8 @@ void comm_check_mpi(const Comm *comm, const char *call, int status) {
 }
 
 static void abort_job(int status) {
+    alarm(
+        ABORT_SECONDS_MAX);  // Ends this process should MPI not, whose calls another thread is in.
     transport_abort();
     MPI_Abort(MPI_COMM_WORLD, status);
 }
@@ -73,6 +76,7 @@ void comm_watch(double seconds) {
 void comm_stop(Comm *world) {
     comm_free(world);
     MPI_Finalize();
+    watchdog_stop();
 }
 
 void comm_free(Comm *comm) {

@@ -27,8 +27,9 @@ Comm *comm_start(int *argc, char ***argv);
 // Collective over the world.
 int comm_device_start(Comm *world, bool share, Error *error);
 
-// From now on a rank whose wait in a collective or for its device lasts `seconds`, or whose
-// transport reports a fault, ends the job (0: no longer). Local.
+// From now on, until comm_stop, a rank that neither begins nor ends a collective or a wait for its
+// device for `seconds` ends the job (0: never), and so does one whose transport reports a fault.
+// comm_device_start begins with 30 minutes. Local.
 void comm_watch(double seconds);
 
 // Ends MPI. Collective over all ranks; frees the world.

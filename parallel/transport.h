@@ -41,8 +41,7 @@ void transport_all_gather_slices(Transport *transport, char *buffer, const int64
 void transport_all_to_all(Transport *transport, char *receive, const int64_t *receive_offsets,
                           const char *send, const int64_t *send_offsets, Stream stream);
 
-// Dies where a transport has a fault that shows in no call. On a thread of its own, while none is
-// opened or closed. Local.
+// Dies where a transport has a fault that shows in no call. On a thread of its own. Local.
 void transport_look(void);
 
 // Before the job ends by a death: gives up what is under way, in bounded time. Local.

@@ -21,6 +21,7 @@ refused 'model.layers' model.layers=-3
 refused 'train.caption_dropout' train.caption_dropout=nan
 refused '2 errors' model.layers=x train.beta1=2
 refused 'flow.strata = 3' flow.strata=3
+refused 'run.hang_minutes = 0.001; allowed: 0 (never), or 0.01 and more' run.hang_minutes=0.001
 refused 'head_dim' model.head_dim=12
 refused 'shard' parallel.shard=3
 mixed=/nonexistent

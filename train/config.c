@@ -202,6 +202,8 @@ const Setting config_table[] = {
     END};
 // clang-format on
 
+static const double HANG_MINUTES_MIN = 0.01;
+
 // ./kintoun starts the build that the settings ask for; a build started directly must not differ.
 static void check_build(const RunConfig *run, Problems *problems) {
     static const char *const precisions[] = {"auto", "bf16", "fp32"};
@@ -226,6 +228,10 @@ bool config_parse(Config *config, const char *text, int64_t bytes, const char *n
     const int before = problems->count;
     model_config_check(&config->model, "model.", problems);
     check_build(&config->run, problems);
+    if (config->run.hang_minutes > 0 && config->run.hang_minutes < HANG_MINUTES_MIN) {
+        problems_add(problems, "run.hang_minutes = %g; allowed: 0 (never), or %g and more",
+                     config->run.hang_minutes, HANG_MINUTES_MIN);
+    }
     if (config->train.validate > 0 && config->data.holdout == 0) {
         problems_add(problems,
                      "train.validate = %" PRId64

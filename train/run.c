@@ -266,9 +266,7 @@ static int train(Trainer *t, const StartOptions *options) {
         if (t->state.step == 0 && t->config.sample.every > 0) {
             grid_draw(&loop->grid, t, &loop->report);
         }
-        comm_watch(60 * t->config.run.hang_minutes);
         exit_code = loop_run(t, loop);
-        comm_watch(0);
         report_close(&loop->report, t);
     } else if (t->mesh.rank == 0) {
         fprintf(stderr, "%s\n", error.text);
@@ -302,6 +300,7 @@ static int run(Trainer *trainer, Config *config, Comm *world, const StartOptions
         if (comm_rank(world) == 0) fprintf(stderr, "%s\n", error.text);
         return devices;
     }
+    comm_watch(60 * config->run.hang_minutes);
     if (!ranks_alike(world)) return EXIT_FAILED;
     if (!budget_apply(config, world, problems) ||
         !trainer_create(trainer, config, world, problems)) {

@@ -31,6 +31,10 @@ struct Transport {
 // The communicators that a death must give up.
 static Transport *open_transports[TRANSPORTS_MAX];
 
+// Held while the thread of the collectives is in NCCL, which ends what ncclCommGetAsyncError asks
+// after inside of that very call: no other thread may ask meanwhile.
+static pthread_mutex_t in_use = PTHREAD_MUTEX_INITIALIZER;
+
 static void nccl_check(const Transport *t, const char *call, ncclResult_t status) {
     const Comm *comm = t->comm;
     if (status == ncclSuccess || status == ncclInProgress) return;
@@ -40,8 +44,9 @@ static void nccl_check(const Transport *t, const char *call, ncclResult_t status
 
 #define NCCL_CHECK(t, call) nccl_check(t, #call, call)
 
-// Waits until NCCL's host side is done with `call`; the device may still be at it.
-static void settle(const Transport *t, const char *call) {
+// Waits until NCCL's host side is done with `call`; the device may still be at it. `seconds_max` 0:
+// the watchdog's patience.
+static void settle(const Transport *t, const char *call, int seconds_max) {
     const Comm *comm = t->comm;
     const double start = MPI_Wtime();
     for (;;) {
@@ -56,11 +61,11 @@ static void settle(const Transport *t, const char *call) {
             sched_yield();
             continue;
         }
-        CHECK(waited < WAIT_SECONDS_MAX,
+        CHECK(seconds_max == 0 || waited < seconds_max,
               "%s #%" PRId64
               ": %s: rank %d of %d has waited for its peers for %d seconds; "
               "NCCL_DEBUG=INFO tells more",
-              comm->name, comm->collectives, call, comm->rank, comm->size, WAIT_SECONDS_MAX);
+              comm->name, comm->collectives, call, comm->rank, comm->size, seconds_max);
         nanosleep(&(struct timespec){.tv_nsec = POLL_NANOSECONDS}, NULL);
     }
 }
@@ -103,29 +108,39 @@ Transport *transport_open(const Comm *comm) {
     config.blocking = 0;
     config.commName = comm->name;
     if (comm->shared) config.maxCTAs = SHARED_CTAS;
+    pthread_mutex_lock(&in_use);
     NCCL_CHECK(t, ncclCommInitRankConfig(&t->nccl, comm->size, id, comm->rank, &config));
     open_transports[place] = t;
-    settle(t, "ncclCommInitRankConfig");
+    settle(t, "ncclCommInitRankConfig", WAIT_SECONDS_MAX);
+    pthread_mutex_unlock(&in_use);
     return t;
 }
 
 void transport_close(Transport *t) {
     if (t == NULL) return;
     if (t->nccl != NULL) {
+        pthread_mutex_lock(&in_use);
         NCCL_CHECK(t, ncclCommFinalize(t->nccl));
-        settle(t, "ncclCommFinalize");
+        settle(t, "ncclCommFinalize", WAIT_SECONDS_MAX);
         for (int i = 0; i < TRANSPORTS_MAX; i++) {
             if (open_transports[i] == t) open_transports[i] = NULL;
         }
         NCCL_CHECK(t, ncclCommDestroy(t->nccl));
+        pthread_mutex_unlock(&in_use);
     }
     free(t);
+}
+
+static void begin_group(const Transport *t) {
+    pthread_mutex_lock(&in_use);
+    NCCL_CHECK(t, ncclGroupStart());
 }
 
 // What goes to the device starts here, and stream order holds only once the host side is done.
 static void end_group(const Transport *t, const char *calls) {
     NCCL_CHECK(t, ncclGroupEnd());
-    settle(t, calls);
+    settle(t, calls, 0);
+    pthread_mutex_unlock(&in_use);
 }
 
 void transport_all_gather_slices(Transport *t, char *buffer, const int64_t *offsets,
@@ -137,12 +152,14 @@ void transport_all_gather_slices(Transport *t, char *buffer, const int64_t *offs
     for (int i = 0; i < comm->size; i++) equal = equal && offsets[i + 1] - offsets[i] == first;
     if (offsets[comm->size] == offsets[0]) return;
     if (equal) {
+        pthread_mutex_lock(&in_use);
         NCCL_CHECK(t, ncclAllGather(buffer + offsets[comm->rank], buffer + offsets[0],
                                     (size_t)first, ncclUint8, t->nccl, cuda));
-        settle(t, "ncclAllGather");
+        settle(t, "ncclAllGather", 0);
+        pthread_mutex_unlock(&in_use);
         return;
     }
-    NCCL_CHECK(t, ncclGroupStart());
+    begin_group(t);
     for (int i = 0; i < comm->size; i++) {
         const int64_t bytes = offsets[i + 1] - offsets[i];
         char *slice = buffer + offsets[i];
@@ -156,7 +173,7 @@ void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_of
                           const char *send, const int64_t *send_offsets, Stream stream) {
     const Comm *comm = t->comm;
     const cudaStream_t cuda = cuda_stream(stream);
-    NCCL_CHECK(t, ncclGroupStart());
+    begin_group(t);
     for (int step = 1; step < comm->size; step++) {
         const int to = (comm->rank + step) % comm->size;
         const int from = (comm->rank + comm->size - step) % comm->size;
@@ -176,6 +193,7 @@ void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_of
 
 // The network fails while collectives are under way on the device: no call tells of it.
 void transport_look(void) {
+    if (pthread_mutex_trylock(&in_use) != 0) return;  // Who is in NCCL asks.
     for (int i = 0; i < TRANSPORTS_MAX; i++) {
         const Transport *t = open_transports[i];
         ncclResult_t state = ncclSuccess;
@@ -183,6 +201,7 @@ void transport_look(void) {
         NCCL_CHECK(t, ncclCommGetAsyncError(t->nccl, &state));
         nccl_check(t, "on the device", state);
     }
+    pthread_mutex_unlock(&in_use);
 }
 
 // ncclCommAbort may wait for a device that never answers: a thread of its own does it, and the job

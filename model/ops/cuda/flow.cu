@@ -183,8 +183,8 @@ static __global__ void loss_kernel(double *partial, real *dout, const real *out,
     if (thread >= WARP) return;
     const int32_t mine = thread < rows ? segment[begin + thread] : -1;
     double sum = thread < rows ? sums[thread] : 0.0;
-    for (int n = 1; n < WARP;
-         n *= 2) {  // From here on 2 n rows, as far as they are of one segment.
+    // Each step adds up twice as many rows, as far as they are of one segment.
+    for (int n = 1; n < WARP; n *= 2) {
         const double more = __shfl_down_sync(0xffffffffu, sum, n);
         const int32_t other = __shfl_down_sync(0xffffffffu, mine, n);
         if (thread + n < rows && other == mine) sum += more;
