@@ -68,9 +68,9 @@ Comm *comm_start(int *argc, char ***argv) {
     return world;
 }
 
-void comm_watch(double seconds) {
+void comm_watch(const Comm *world, double seconds) {
     watchdog_stop();
-    if (seconds > 0) watchdog_start(seconds, transport_look);
+    if (seconds > 0 && world->size > 1) watchdog_start(seconds, transport_look);
 }
 
 void comm_stop(Comm *world) {

@@ -29,8 +29,8 @@ int comm_device_start(Comm *world, bool share, Error *error);
 
 // From now on, until comm_stop, a rank that neither begins nor ends a collective or a wait for its
 // device for `seconds` ends the job (0: never), and so does one whose transport reports a fault.
-// comm_device_start begins with 30 minutes. Local.
-void comm_watch(double seconds);
+// comm_device_start begins with 30 minutes. A rank alone waits for nobody. Local.
+void comm_watch(const Comm *world, double seconds);
 
 // Ends MPI. Collective over all ranks; frees the world.
 void comm_stop(Comm *world);

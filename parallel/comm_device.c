@@ -93,7 +93,7 @@ int comm_device_start(Comm *world, bool share, Error *error) {
     int64_t any = shared, one_node = comm_size(node) == comm_size(world);
     comm_free(node);
     if (status != EXIT_DONE) return status;
-    comm_watch(HANG_SECONDS);
+    comm_watch(world, HANG_SECONDS);
     comm_all_reduce_max(world, &any, 1);
     world->shared = any;
     transport_prepare(world, one_node);

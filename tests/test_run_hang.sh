@@ -55,4 +55,7 @@ kill -STOP $ranks || say "no ranks to stop: $(tail -n 3 "$work/paused.log")"
 sleep 8
 kill -CONT $ranks
 wait $pid || say "stopped and continued: $(tail -n 3 "$work/paused.log")"
+
+# A rank alone waits for nobody, however long its steps: these take more than 0.6 seconds.
+must alone 1 model.layers=12 model.heads=12 train.validate=0 run.hang_minutes=0.01 run.stop_at=2
 exit $failed

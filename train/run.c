@@ -300,7 +300,7 @@ static int run(Trainer *trainer, Config *config, Comm *world, const StartOptions
         if (comm_rank(world) == 0) fprintf(stderr, "%s\n", error.text);
         return devices;
     }
-    comm_watch(60 * config->run.hang_minutes);
+    comm_watch(world, 60 * config->run.hang_minutes);
     if (!ranks_alike(world)) return EXIT_FAILED;
     if (!budget_apply(config, world, problems) ||
         !trainer_create(trainer, config, world, problems)) {
