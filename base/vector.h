@@ -62,8 +62,16 @@ typedef struct {
     float ema_keep;                  // ema = ema_keep * ema + (1 - ema_keep) * w.
 } AdamW;
 
-// For count elements: m, v moments; w master weights; ema; g gradients. w, m, v, ema are updated.
-void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int64_t count,
-                  const AdamW *adamw, Stream stream);
+// What an update changes, [count] each: master weights, moments, EMA; `rounded`, NULL or what w is
+// in compute precision.
+typedef struct {
+    float *w, *m, *v, *ema;
+    real *rounded;
+} AdamWState;
+
+// For count elements with gradients g. `edges`, ascending, from 0 to count: elements from one with
+// even index to the next decay, the others do not.
+void vector_adamw(const AdamWState *state, const float *g, int64_t count, const int64_t *edges,
+                  int edge_count, const AdamW *adamw, Stream stream);
 
 #endif

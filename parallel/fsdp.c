@@ -19,7 +19,7 @@ typedef struct {
 } Unit;
 
 typedef struct {
-    real *buffer;
+    real *buffer;  // NULL where the source itself serves.
     int unit;      // What it holds, or NO_UNIT.
     int users;     // Fetches without a release.
     int64_t used;  // When it was fetched last; the oldest free slot is overwritten.
@@ -48,9 +48,15 @@ struct Fsdp {
     float *pack_sum;  // The leaves of one pack where its sequence group has several.
     int64_t *send_offsets, *receive_offsets;  // [ranks + 1] In bytes.
     int packs;
-    Stream stream;  // All collectives, in the order of the calls.
+    ExactSum *square_sum;  // Of the owned slices of the gradient, on the device.
+    Stream stream;         // All collectives, in the order of the calls.
     Event written, summed, changed;
 };
+
+// Whether units are used where their fp32 slices lie: whole, and not rounded.
+static bool in_place(const Fsdp *f) {
+    return f->mesh->shards == 1 && REAL_TYPE == TYPE_F32;
+}
 
 // Takes all memory; run once to measure and once for real.
 static void lay_out(Fsdp *f) {
@@ -70,8 +76,8 @@ static void lay_out(Fsdp *f) {
     }
     f->bytes.master = arena->used - mark;
     mark = arena->used;
-    for (int s = 0; s < f->slots; s++) {
-        const int64_t room = f->config.reshard_after_forward ? room_max : f->unit[s].room;
+    for (int s = 0; s < f->slots && !in_place(f); s++) {
+        const int64_t room = f->slots < f->units ? room_max : f->unit[s].room;
         f->slot[s].buffer = arena_take(arena, room * (int64_t)sizeof(real));
     }
     f->bytes.slots = arena->used - mark;
@@ -97,6 +103,7 @@ static void lay_out(Fsdp *f) {
             tree->buffer[i] = arena_take(arena, tree->count * FLOAT);
         }
     }
+    f->square_sum = arena_take(arena, sizeof(*f->square_sum));
     f->bytes.stack = arena->used - mark;
     f->bytes.total = arena->used;
 }
@@ -115,7 +122,8 @@ static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *
     f->config = *config;
     f->arena.name = "parameters and gradients";
     f->units = table->units;
-    f->slots = config->reshard_after_forward ? SLOTS : table->units;
+    const bool few = config->reshard_after_forward && mesh->shards > 1 && f->units > SLOTS;
+    f->slots = few ? SLOTS : f->units;
     f->unit = allocate(f->units, sizeof(*f->unit));
     f->slot = allocate(f->slots, sizeof(*f->slot));
     f->leaf_unit = NO_UNIT;
@@ -206,13 +214,18 @@ void fsdp_source(Fsdp *f, float *const *slices) {
     fsdp_invalidate(f);
 }
 
+// What the compute stream does to the slices comes before what is done with them from now on.
+static void follow_compute(Fsdp *f) {
+    event_record(f->changed, NULL);
+    stream_await(f->stream, f->changed);
+}
+
 void fsdp_invalidate(Fsdp *f) {
     for (int s = 0; s < f->slots; s++) {
         CHECK(f->slot[s].users == 0, "unit %d is still held", f->slot[s].unit);
         f->slot[s].unit = NO_UNIT;
     }
-    event_record(f->changed, NULL);
-    stream_await(f->stream, f->changed);
+    follow_compute(f);
 }
 
 static Slot *slot_of(Fsdp *f, int unit) {
@@ -223,7 +236,7 @@ static Slot *slot_of(Fsdp *f, int unit) {
 }
 
 static Slot *free_slot(Fsdp *f, int unit) {
-    if (!f->config.reshard_after_forward) return &f->slot[unit];
+    if (f->slots == f->units) return &f->slot[unit];
     Slot *oldest = NULL;
     for (int s = 0; s < f->slots; s++) {
         Slot *slot = &f->slot[s];
@@ -249,15 +262,21 @@ static void gather_slices(Fsdp *f, void *buffer, const Unit *unit, int64_t size)
     comm_all_gather_slices(f->mesh->shard, buffer, f->send_offsets, f->stream);
 }
 
+static const float *source_of(const Fsdp *f, int unit) {
+    return f->source == NULL ? f->unit[unit].master : f->source[unit];
+}
+
 void fsdp_fetch(Fsdp *f, int unit) {
     const Unit *const u = unit_of(f, unit);
     Slot *slot = slot_of(f, unit);
     if (slot == NULL) {
         slot = free_slot(f, unit);
         slot->unit = unit;
-        const float *slice = f->source == NULL ? u->master : f->source[unit];
         stream_await(f->stream, slot->released);
-        vector_round(slot->buffer + u->begin, REAL_TYPE, slice, u->end - u->begin, f->stream);
+        if (!in_place(f)) {
+            vector_round(slot->buffer + u->begin, REAL_TYPE, source_of(f, unit), u->end - u->begin,
+                         f->stream);
+        }
         if (f->mesh->shards > 1) {
             gather_slices(f, slot->buffer, u, sizeof(real));
         }
@@ -271,7 +290,13 @@ const real *fsdp_wait(Fsdp *f, int unit) {
     const Slot *slot = slot_of(f, unit);
     CHECK(slot != NULL && slot->users > 0, "unit %d was not fetched", unit);
     stream_await(NULL, slot->gathered);
-    return slot->buffer;
+    return in_place(f) ? (const void *)source_of(f, unit) : slot->buffer;
+}
+
+real *fsdp_rounded(Fsdp *f, int unit) {
+    unit_of(f, unit);
+    const bool holds = f->mesh->shards == 1 && f->slot[unit].unit == unit && f->source == NULL;
+    return holds ? f->slot[unit].buffer : NULL;
 }
 
 void fsdp_release(Fsdp *f, int unit) {
@@ -285,7 +310,8 @@ void fsdp_begin_step(Fsdp *f, int packs) {
     CHECK(packs >= 1 && packs <= f->config.packs_max, "%d packs of at most %d", packs,
           f->config.packs_max);
     f->packs = packs;
-    fsdp_invalidate(f);
+    follow_compute(f);
+    device_zero(f->square_sum, sizeof(*f->square_sum), f->stream);
     const int leaves = mesh_leaves(f->mesh, packs);
     for (int u = 0; u < f->units; u++) tree_begin(&f->unit[u].tree, leaves);
 }
@@ -341,6 +367,10 @@ static void add_leaves(Fsdp *f, Unit *unit, const char *received, int round) {
     }
 }
 
+static void add_squares(Fsdp *f, Unit *unit) {
+    vector_square_sum(f->square_sum, tree_sum(&unit->tree), unit->tree.count, f->stream);
+}
+
 void fsdp_reduce(Fsdp *f, int unit, int round) {
     const Mesh *mesh = f->mesh;
     Unit *const u = unit_of(f, unit);
@@ -368,6 +398,7 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
     }
     add_leaves(f, u, mesh->shards > 1 ? f->receive : leaf, round);
     event_record(f->leaf[f->turn].read, f->stream);
+    if (mesh->replicas == 1 && round == mesh_rounds(mesh, f->packs) - 1) add_squares(f, u);
 }
 
 // Every replica adds one piece of the slice, for all.
@@ -390,6 +421,7 @@ static void add_replicas(Fsdp *f, Unit *unit) {
     }
     device_copy((char *)sum + f->send_offsets[mine], pieces, bytes, f->stream);
     comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->stream);
+    if (mesh->replica_index == 0) add_squares(f, unit);
 }
 
 void fsdp_end_step(Fsdp *f) {
@@ -400,6 +432,11 @@ void fsdp_end_step(Fsdp *f) {
 
 float *fsdp_gradient(Fsdp *f, int unit) {
     return tree_sum(&unit_of(f, unit)->tree);
+}
+
+void fsdp_square_sum(Fsdp *f, ExactSum *sum) {
+    device_copy(sum, f->square_sum, sizeof(*sum), NULL);
+    stream_wait(NULL);
 }
 
 void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {

@@ -16,24 +16,27 @@
 //                                  fsdp_reduce(f, unit, round);
 //     }
 //     fsdp_end_step(f);
-//     ... read fsdp_gradient, update fsdp_master ...
+//     ... read fsdp_gradient, update fsdp_master (and fsdp_rounded), fsdp_invalidate ...
 #ifndef PARALLEL_FSDP_H
 #define PARALLEL_FSDP_H
 
 #include "base/gradient.h"
 #include "base/param.h"
+#include "base/vector.h"
 #include "parallel/mesh.h"
 
 typedef struct {
-    Type wire;                   // What leaves are stored and travel in: parallel.reduce.
-    bool reshard_after_forward;  // false: a unit stays gathered until the weights change.
-    int packs_max;               // The largest number of packs of any step.
+    Type wire;  // What leaves are stored and travel in: parallel.reduce.
+    // false: a unit stays gathered until the weights change, as it does where a shard is whole: in
+    // bf16 rounded, in fp32 it is the slice itself.
+    bool reshard_after_forward;
+    int packs_max;  // The largest number of packs of any step.
 } FsdpConfig;
 
 // Bytes of this rank by purpose; `total` includes the gaps of alignment.
 typedef struct {
     int64_t master;    // fp32 weights of the owned slices.
-    int64_t slots;     // Gathered units in compute precision.
+    int64_t slots;     // Units in compute precision: gathered, or all where shards are whole.
     int64_t leaf;      // Two units' gradients of one pack, in the wire type.
     int64_t exchange;  // One unit's leaves, received.
     int64_t stack;     // fp32 sums of the owned slices.
@@ -61,10 +64,10 @@ float *fsdp_master(Fsdp *f, int unit);  // [end - begin]
 // but all ranks must do the same.
 void fsdp_source(Fsdp *f, float *const *slices);
 
-// Starts to gather `unit` into a slot; without reshard, or when the slot still holds it, there is
-// nothing to do. At most two units are held at a time (any number without reshard). fsdp_wait
-// returns the unit's buffer, [elements], once it is there for the compute stream. Each fetch wants
-// one release. fsdp_fetch: collective over mesh->shard; the others: local.
+// Starts to gather `unit` into a slot; when a slot still holds it, there is nothing to do. At most
+// two units are held at a time (any number without reshard). fsdp_wait returns the unit's buffer,
+// [elements], once it is there for the compute stream. Each fetch wants one release. fsdp_fetch:
+// collective over mesh->shard; the others: local.
 void fsdp_fetch(Fsdp *f, int unit);
 const real *fsdp_wait(Fsdp *f, int unit);
 void fsdp_release(Fsdp *f, int unit);
@@ -72,7 +75,12 @@ void fsdp_release(Fsdp *f, int unit);
 // The weights have changed: what the slots hold is stale. No unit may be held. Local.
 void fsdp_invalidate(Fsdp *f);
 
-// A step of `packs` packs begins; implies fsdp_invalidate. Local.
+// Where a slot holds all of `unit` rounded, and no other rank has a part: [elements]. Who changes
+// the masters may write them there, too, in the compute stream, and needs no fsdp_invalidate. NULL:
+// there is no such place. Local.
+real *fsdp_rounded(Fsdp *f, int unit);
+
+// A step of `packs` packs begins. Local.
 void fsdp_begin_step(Fsdp *f, int packs);
 
 // Where this rank puts what its pack of this round gives to the gradient of `unit`: [elements] of
@@ -89,6 +97,10 @@ void fsdp_reduce(Fsdp *f, int unit, int round);
 // the same on all replicas. Collective over mesh->replica.
 void fsdp_end_step(Fsdp *f);
 float *fsdp_gradient(Fsdp *f, int unit);  // [end - begin], until the next fsdp_begin_step.
+
+// sum = the squares of fsdp_gradient of all units, after fsdp_end_step; replicas hold the same
+// slices, so only the first has them, the others 0. Waits for the compute stream, once. Local.
+void fsdp_square_sum(Fsdp *f, ExactSum *sum);
 
 // out [elements], on the host, = the whole of `unit`, each rank giving its slice, in fp32; takes
 // device memory for it (the gradients of `kintoun forward`, tests). Collective over mesh->shard.

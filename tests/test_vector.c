@@ -8,7 +8,7 @@
 #include "base/vector.h"
 #include "tests/op_check.h"
 
-enum { N = 100000 };  // Enough for several threads.
+enum { N = 100000, EDGES = 131 };  // N: enough for several threads.
 
 static float *normals(uint64_t position, int64_t count) {
     float *x = floats_new(count);
@@ -209,6 +209,12 @@ static void test_square_sum(void **state) {
     free_all(x, whole, cut);
 }
 
+static int edges_up_to(const int64_t *edges, int count, int64_t i) {
+    int n = 0;
+    while (n < count && edges[n] <= i) n++;
+    return n;
+}
+
 // One update and its result in double.
 static void test_adamw(void **state) {
     (void)state;
@@ -225,6 +231,10 @@ static void test_adamw(void **state) {
     float *g = normals(14, N);
     for (int64_t i = 0; i < N; i++) v0[i] *= v0[i];
     g[5] = m0[5] = v0[5] = 0;  // A gap.
+    // More edges than a launch takes; some parts are empty, the last one decays.
+    int64_t edges[EDGES];
+    for (int64_t k = 0; k < EDGES; k++)
+        edges[k] = k / 3 * 3 * (N / EDGES / 4 * 4) + 4 * (k % 3 == 2);
     float *want[4] = {copy_of(w0, N), copy_of(m0, N), copy_of(v0, N), copy_of(ema0, N)};
     for (int64_t i = 0; i < N; i++) {
         const double gi = (double)g[i] * 0.25, keep = (double)adamw.ema_keep;
@@ -232,8 +242,8 @@ static void test_adamw(void **state) {
         const double v = (double)adamw.beta2 * (double)v0[i] + (1 - (double)adamw.beta2) * gi * gi;
         const double direction =
             m / (double)adamw.correction1 / (sqrt(v / (double)adamw.correction2) + 1e-8);
-        const double w =
-            (double)w0[i] - (double)adamw.lr * (direction + (double)adamw.decay * (double)w0[i]);
+        const double decay = edges_up_to(edges, EDGES, i) % 2 == 1 ? (double)adamw.decay : 0;
+        const double w = (double)w0[i] - (double)adamw.lr * (direction + decay * (double)w0[i]);
         want[0][i] = (float)w;
         want[1][i] = (float)m;
         want[2][i] = (float)v;
@@ -242,12 +252,23 @@ static void test_adamw(void **state) {
     float *first[4] = {NULL};
     for (int run = 0; run < 4; run++) {  // Whole with 1, 2, 3 threads; then in odd pieces.
         float *x[4] = {copy_of(w0, N), copy_of(m0, N), copy_of(v0, N), copy_of(ema0, N)};
+        real *rounded = shared(N * sizeof(*rounded));
         omp_set_num_threads(run + 1);
         for (int64_t begin = 0, end = 0; begin < N; begin = end) {
             end = run < 3 ? N : min_i64(N, begin + 1 + begin / 3);
-            vector_adamw(x[0] + begin, x[1] + begin, x[2] + begin, x[3] + begin, g + begin,
-                         end - begin, &adamw, NULL);
+            int64_t some[EDGES];
+            for (int k = 0; k < EDGES; k++) {
+                some[k] = min_i64(max_i64(edges[k], begin), end) - begin;
+            }
+            const AdamWState state_of = {x[0] + begin, x[1] + begin, x[2] + begin, x[3] + begin,
+                                         run == 2 ? NULL : rounded + begin};
+            vector_adamw(&state_of, g + begin, end - begin, some, EDGES, &adamw, NULL);
         }
+        stream_wait(NULL);
+        for (int64_t i = 0; i < N && run != 2; i++) {
+            check_that(rounded[i] == to_real(x[0][i]), "%d: w is not rounded", (int)i);
+        }
+        device_free(rounded);
         const char *const names[] = {"w", "m", "v", "ema"};
         for (int k = 0; k < 4; k++) {
             check_close(names[k], x[k], want[k], N, 1e-6);

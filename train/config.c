@@ -123,7 +123,7 @@ const Setting config_table[] = {
     CHOICE("parallel.reduce", AT(parallel.reduce), "auto", "auto|bf16|fp32", 0,
           "wire type of gradients; auto: as the model computes"),
     FLAG("parallel.reshard_after_forward", AT(parallel.reshard_after_forward), "true", 0,
-          "false: weights stay gathered during a step"),
+          "false: weights stay gathered during a step, as they do where shard is 1"),
 
     CHOICE("flow.timesteps", AT(flow.timesteps), "logit_normal", "uniform|logit_normal|mode", R,
           "distribution of t"),

@@ -13,8 +13,6 @@ static int64_t slice_bytes(const ParamTable *table, int unit, int index, int siz
 }
 
 static void lay_out(Optimizer *o, Arena *arena, const ParamTable *table, int index, int size) {
-    ExactSum *const square_sum = arena_take(arena, sizeof(ExactSum));
-    if (o != NULL) o->square_sum = square_sum;
     for (int unit = 0; unit < table->units; unit++) {
         const int64_t bytes = slice_bytes(table, unit, index, size);
         float *const exp_avg = arena_take(arena, bytes);
@@ -42,6 +40,8 @@ void optimizer_create(Optimizer *o, const ParamTable *table, const Mesh *mesh) {
     o->exp_avg = slices;
     o->exp_avg_sq = slices + table->units;
     o->ema = slices + 2 * table->units;
+    o->edges = calloc((size_t)table->count, sizeof(*o->edges));
+    CHECK(o->edges != NULL, "no memory for %d tensors", table->count);
     lay_out(o, &o->arena, table, mesh->shard_index, mesh->shards);
     arena_commit(&o->arena);
     lay_out(o, &o->arena, table, mesh->shard_index, mesh->shards);
@@ -50,6 +50,7 @@ void optimizer_create(Optimizer *o, const ParamTable *table, const Mesh *mesh) {
 void optimizer_free(Optimizer *o) {
     arena_free(&o->arena);
     free(o->exp_avg);
+    free(o->edges);
     *o = (Optimizer){0};
 }
 
@@ -60,32 +61,17 @@ void optimizer_start(Optimizer *o, Fsdp *fsdp) {
     }
 }
 
-void optimizer_square_sum(Optimizer *o, ExactSum *sum, Fsdp *fsdp, const ParamTable *table,
-                          const Mesh *mesh) {
-    device_zero(o->square_sum, sizeof(*o->square_sum), NULL);
-    for (int unit = 0; unit < table->units && mesh->replica_index == 0; unit++) {
-        const int64_t count = fsdp_slice_end(fsdp, unit) - fsdp_slice_begin(fsdp, unit);
-        vector_square_sum(o->square_sum, fsdp_gradient(fsdp, unit), count, NULL);
-    }
-    device_copy(sum, o->square_sum, sizeof(*sum), NULL);
-    stream_wait(NULL);
-}
-
-// One unit's slice, tensor by tensor, for weight decay differs among them. Gaps stay zero.
-static void update_unit(Optimizer *o, Fsdp *fsdp, const ParamTable *table, int unit, AdamW adamw,
-                        float decay) {
-    const int64_t begin = fsdp_slice_begin(fsdp, unit), end = fsdp_slice_end(fsdp, unit);
-    for (int r = param_unit_first(table, unit); r < table->count; r++) {
+// Where in this rank's slice of a unit weight decay begins and ends, by turns. Gaps behind what
+// decays are part of it: they are zero and stay so.
+static int decay_edges(int64_t *edges, const ParamTable *table, int unit, int64_t begin,
+                       int64_t end) {
+    int count = 0;
+    for (int r = param_unit_first(table, unit); r < param_unit_first(table, unit + 1); r++) {
         const Param *row = &table->rows[r];
-        if (row->unit != unit) break;
-        const int64_t first = max_i64(begin, row->offset) - begin;
-        const int64_t last = min_i64(end, row->offset + row->count) - begin;
-        if (first >= last) continue;
-        adamw.decay = row->decay ? decay : 0.0f;
-        vector_adamw(fsdp_master(fsdp, unit) + first, o->exp_avg[unit] + first,
-                     o->exp_avg_sq[unit] + first, o->ema[unit] + first,
-                     fsdp_gradient(fsdp, unit) + first, last - first, &adamw, NULL);
+        if (row->decay == (count % 2 == 1)) continue;
+        edges[count++] = min_i64(max_i64(row->offset, begin), end) - begin;
     }
+    return count;
 }
 
 void optimizer_update(Optimizer *o, Fsdp *fsdp, const ParamTable *table, const TrainConfig *config,
@@ -95,14 +81,24 @@ void optimizer_update(Optimizer *o, Fsdp *fsdp, const ParamTable *table, const T
                          .beta1 = (float)config->beta1,
                          .beta2 = (float)config->beta2,
                          .epsilon = (float)config->epsilon,
+                         .decay = (float)config->weight_decay,
                          .correction1 = (float)(1 - pow(config->beta1, n)),
                          .correction2 = (float)(1 - pow(config->beta2, n)),
                          .gradient_scale = (float)gradient_scale,
                          .ema_keep = (float)ema_decay(config, updates)};
+    bool stale = false;
     for (int unit = 0; unit < o->units; unit++) {
-        update_unit(o, fsdp, table, unit, adamw, (float)config->weight_decay);
+        const int64_t begin = fsdp_slice_begin(fsdp, unit), end = fsdp_slice_end(fsdp, unit);
+        const AdamWState state = {.w = fsdp_master(fsdp, unit),
+                                  .m = o->exp_avg[unit],
+                                  .v = o->exp_avg_sq[unit],
+                                  .ema = o->ema[unit],
+                                  .rounded = fsdp_rounded(fsdp, unit)};
+        const int edges = decay_edges(o->edges, table, unit, begin, end);
+        vector_adamw(&state, fsdp_gradient(fsdp, unit), end - begin, o->edges, edges, &adamw, NULL);
+        stale = stale || state.rounded == NULL;
     }
-    fsdp_invalidate(fsdp);
+    if (stale) fsdp_invalidate(fsdp);
 }
 
 double schedule_lr(const TrainConfig *config, double lr, int64_t step, int64_t steps) {

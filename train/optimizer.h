@@ -11,7 +11,7 @@ typedef struct {
     Arena arena;
     int units;
     float **exp_avg, **exp_avg_sq, **ema;  // [units] Slices, cut as the master weights are.
-    ExactSum *square_sum;                  // On the device.
+    int64_t *edges;                        // [tensors] Where weight decay begins and ends.
 } Optimizer;
 
 // All memory; moments are zero, the average equals the masters once optimizer_start was called.
@@ -23,11 +23,6 @@ int64_t optimizer_plan(const ParamTable *table, const Mesh *mesh);
 
 // The average starts as the master weights.
 void optimizer_start(Optimizer *optimizer, Fsdp *fsdp);
-
-// This rank's share of the squared gradient norm: replicas hold the same slices, so only the first
-// of them adds. Exact: the order of ranks does not matter. Waits for the compute stream, once.
-void optimizer_square_sum(Optimizer *optimizer, ExactSum *sum, Fsdp *fsdp, const ParamTable *table,
-                          const Mesh *mesh);
 
 // One update of all slices. `updates` counts those before it. Weight decay of rows that want it.
 void optimizer_update(Optimizer *optimizer, Fsdp *fsdp, const ParamTable *table,

@@ -271,7 +271,7 @@ bool step_run(Trainer *t, bool stop, bool save, StepReport *report, Error *error
     fsdp_end_step(t->fsdp);
 
     ExactSum norm;
-    optimizer_square_sum(&t->optimizer, &norm, t->fsdp, &t->model.params, &t->mesh);
+    fsdp_square_sum(t->fsdp, &norm);
     step_losses_take(t, t->agreement + AGREE_LOSSES, plan->sample_count);
     memcpy(t->agreement + AGREE_NORM, &norm, sizeof(norm));
     comm_all_reduce_sum(t->world, t->agreement, agreement);

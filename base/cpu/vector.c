@@ -105,19 +105,32 @@ void vector_square_sum(ExactSum *sum, const float *x, int64_t count, Stream stre
     }
 }
 
-void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int64_t count,
-                  const AdamW *adamw, Stream stream) {
-    (void)stream;
+static void update(const AdamWState *state, const float *g, int64_t begin, int64_t end,
+                   const AdamW *adamw) {
+    const AdamWState x = *state;
     const AdamW a = *adamw;
-    CHECK(a.correction1 > 0.0f && a.correction2 > 0.0f, "bias corrections %g, %g",
-          (double)a.correction1, (double)a.correction2);
-#pragma omp parallel for simd schedule(static) if (parallel : count > SERIAL_MAX)
-    for (int64_t i = 0; i < count; i++) {
-        float wi = w[i], mi = m[i], vi = v[i], ei = ema[i];
-        adamw_element(&wi, &mi, &vi, &ei, g[i], &a);
-        w[i] = wi;
-        m[i] = mi;
-        v[i] = vi;
-        ema[i] = ei;
+#pragma omp parallel for simd schedule(static) if (parallel : end - begin > SERIAL_MAX)
+    for (int64_t i = begin; i < end; i++) {
+        float w = x.w[i], m = x.m[i], v = x.v[i], ema = x.ema[i];
+        adamw_element(&w, &m, &v, &ema, g[i], &a);
+        x.w[i] = w;
+        x.m[i] = m;
+        x.v[i] = v;
+        x.ema[i] = ema;
+    }
+    if (x.rounded == NULL) return;
+    vector_round(x.rounded + begin, REAL_TYPE, x.w + begin, end - begin, NULL);
+}
+
+void vector_adamw(const AdamWState *state, const float *g, int64_t count, const int64_t *edges,
+                  int edge_count, const AdamW *adamw, Stream stream) {
+    (void)stream;
+    CHECK(adamw->correction1 > 0.0f && adamw->correction2 > 0.0f, "bias corrections %g, %g",
+          (double)adamw->correction1, (double)adamw->correction2);
+    for (int part = 0; part <= edge_count; part++) {
+        AdamW a = *adamw;
+        if (part % 2 == 0) a.decay = 0;
+        update(state, g, part == 0 ? 0 : edges[part - 1], part == edge_count ? count : edges[part],
+               &a);
     }
 }

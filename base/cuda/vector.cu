@@ -37,7 +37,8 @@ static bool all_aligned_16(const void *a, const void *b) {
 enum { GROUP = 4 };
 
 template <class Op>
-static __global__ void __launch_bounds__(THREADS) each_kernel(Op op, int64_t count, bool aligned) {
+static __global__ void __launch_bounds__(THREADS)
+    each_kernel(const __grid_constant__ Op op, int64_t count, bool aligned) {
     const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t step = (int64_t)gridDim.x * THREADS;
     const int64_t groups = aligned ? count / GROUP : 0;
@@ -138,26 +139,44 @@ struct Add {
 };
 
 struct Update {
-    enum { UNROLL = 1 };  // Five loads are enough.
-    float *w, *m, *v, *ema;
+    enum { UNROLL = 1, EDGES = 64 };  // Five loads are enough.
+    AdamWState x;
     const float *g;
     AdamW adamw;
+    int64_t edge[EDGES];
+    int edges;
+
+    // Edges up to i: an odd number begins what decays. The same for the groups of nearly all warps.
+    __device__ bool decays(int64_t i) const {
+        int low = 0, high = edges;
+        while (low < high) {
+            const int middle = (low + high) / 2;
+            if (edge[middle] <= i) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        return low % 2 == 1;
+    }
+
     template <int N, int U>
     __device__ void run(int64_t group, int64_t) const {
         const int64_t i = group * N;
-        float wi[N], mi[N], vi[N], ei[N], gi[N];
-        load<N>(wi, w + i);
-        load<N>(mi, m + i);
-        load<N>(vi, v + i);
-        load<N>(ei, ema + i);
-        load<N>(gi, g + i);
-        for (int j = 0; j < N; j++) {
-            adamw_element(&wi[j], &mi[j], &vi[j], &ei[j], gi[j], &adamw);
-        }
-        store<N>(w + i, wi);
-        store<N>(m + i, mi);
-        store<N>(v + i, vi);
-        store<N>(ema + i, ei);
+        float w[N], m[N], v[N], ema[N], gradient[N];
+        load<N>(w, x.w + i);
+        load<N>(m, x.m + i);
+        load<N>(v, x.v + i);
+        load<N>(ema, x.ema + i);
+        load<N>(gradient, g + i);
+        AdamW a = adamw;
+        if (!decays(i)) a.decay = 0.0f;
+        for (int j = 0; j < N; j++) adamw_element(&w[j], &m[j], &v[j], &ema[j], gradient[j], &a);
+        store<N>(x.w + i, w);
+        store<N>(x.m + i, m);
+        store<N>(x.v + i, v);
+        store<N>(x.ema + i, ema);
+        if (x.rounded != NULL) store<N>(x.rounded + i, w);
     }
 };
 
@@ -189,13 +208,38 @@ void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stre
     }
 }
 
-void vector_adamw(float *w, float *m, float *v, float *ema, const float *g, int64_t count,
-                  const AdamW *adamw, Stream stream) {
+// As many edges as a launch takes: from the first of them, or from 0, to the one behind them.
+static void update(const AdamWState *x, const float *g, int64_t begin, int64_t end,
+                   const int64_t *edges, int edge_count, const AdamW *adamw, Stream stream) {
+    Update op = {};
+    op.x = {x->w + begin, x->m + begin, x->v + begin, x->ema + begin,
+            x->rounded == NULL ? NULL : x->rounded + begin};
+    op.g = g + begin;
+    op.adamw = *adamw;
+    op.edges = edge_count;
+    int64_t unaligned = 0;
+    for (int i = 0; i < edge_count; i++) {
+        op.edge[i] = edges[i] - begin;
+        unaligned |= op.edge[i] % GROUP;
+    }
+    each(op, end - begin,
+         unaligned == 0 && all_aligned_16(op.x.w, op.x.m) && all_aligned_16(op.x.v, op.x.ema) &&
+             all_aligned_16(op.g, op.x.rounded),
+         stream);
+}
+
+void vector_adamw(const AdamWState *state, const float *g, int64_t count, const int64_t *edges,
+                  int edge_count, const AdamW *adamw, Stream stream) {
     CHECK(adamw->correction1 > 0.0f && adamw->correction2 > 0.0f, "bias corrections %g, %g",
           (double)adamw->correction1, (double)adamw->correction2);
-    const Update update = {w, m, v, ema, g, *adamw};
-    each(update, count, all_aligned_16(w, m) && all_aligned_16(v, ema) && all_aligned_16(g, g),
-         stream);
+    static_assert(Update::EDGES % 2 == 0, "a launch begins with what does not decay");
+    int first = 0;
+    do {
+        const int next = first + (int)min_i64(Update::EDGES, edge_count - first);
+        update(state, g, first == 0 ? 0 : edges[first], next == edge_count ? count : edges[next],
+               edges + first, next - first, adamw, stream);
+        first = next;
+    } while (first < edge_count);
 }
 
 // ---- bands
