@@ -1,7 +1,8 @@
 // Speed of the products of a training step: forward with bias, input gradient, weight and bias
 // gradient in TFLOP/s, and as a share of one plain library product of the same N and K with at
 // least 2,048 rows, measured in the same run; the input gradient through a GELU where that is one
-// call of the library. Random numbers; threads by OMP_NUM_THREADS.
+// call of the library. On a GPU "by time" is the same once more after linear_time. Random numbers;
+// threads by OMP_NUM_THREADS.
 //     products [T N K]...
 #include <math.h>
 #include <stdio.h>
@@ -50,10 +51,26 @@ static double seconds_of(void (*run)(const Layer *), const Layer *l, int64_t *re
     return seconds;
 }
 
-static void bench(int64_t T, int64_t N, int64_t K) {
+// Prints the best of a few rounds of the first `runs` products.
+static void measure(const Layer *l, int runs, double plain) {
     static void (*const run[4])(const Layer *) = {forward, backward_input, backward_weight,
                                                   backward_input_gelu};
     static const char *const names[4] = {"forward", "input", "weight", "input through gelu"};
+    double best[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
+    int64_t repeats[4] = {1, 1, 1, 1};
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < runs; i++) {
+            const double seconds = seconds_of(run[i], l, &repeats[i]);
+            if (round > 0) best[i] = fmin(best[i], seconds);
+        }
+    }
+    const double flops = 2.0 * (double)l->T * (double)l->N * (double)l->K;
+    for (int i = 0; i < runs; i++) {
+        printf(" %s %7.3f (%.2f)", names[i], 1e-12 * flops / best[i], flops / best[i] / plain);
+    }
+}
+
+static void bench(int64_t T, int64_t N, int64_t K) {
     Layer l = {.T = T, .N = N, .K = K};
     l.x = random_reals("x", T * K);
     l.w = random_reals("w", N * K);
@@ -65,20 +82,15 @@ static void bench(int64_t T, int64_t N, int64_t K) {
     linear_prepare(T, N, K, false);
     linear_gelu_prepare(T, N, K);
     const int runs = linear_gelu_backward_input(l.dz, l.x, l.out, N, l.w, T, N, K, NULL) ? 4 : 3;
-    double best[4] = {INFINITY, INFINITY, INFINITY, INFINITY}, plain = 0;
-    int64_t repeats[4] = {1, 1, 1, 1};
-    for (int round = 0; round < ROUNDS; round++) {
-        for (int i = 0; i < runs; i++) {
-            const double seconds = seconds_of(run[i], &l, &repeats[i]);
-            if (round > 0) best[i] = fmin(best[i], seconds);
-        }
-        if (round % 4 == 0) plain = fmax(plain, linear_plain_flops(max_i64(T, 2048), N, K));
-    }
-    const double flops = 2.0 * (double)T * (double)N * (double)K;
+    double plain = 0;
+    for (int i = 0; i < 3; i++) plain = fmax(plain, linear_plain_flops(max_i64(T, 2048), N, K));
     printf("%s %s T %6lld N %5lld K %5lld: plain %7.3f TFLOP/s;", device_backend(), REAL_NAME,
            (long long)T, (long long)N, (long long)K, 1e-12 * plain);
-    for (int i = 0; i < runs; i++) {
-        printf(" %s %7.3f (%.2f)", names[i], 1e-12 * flops / best[i], flops / best[i] / plain);
+    measure(&l, runs, plain);
+    if (strcmp(device_backend(), "cpu") != 0) {
+        linear_time(T, N, K);
+        printf("; by time");
+        measure(&l, runs, plain);
     }
     printf("\n");
     void *const all[] = {l.x, l.w, l.bias, l.out, l.dz, l.dw, l.db};

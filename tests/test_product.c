@@ -1,6 +1,7 @@
 // Matrix products: PyTorch's numbers in float64 and, for shapes of several tiles, a plain loop in
 // double; strided rows; slopes by finite differences; += and = as promised; the same bits for any
-// number of threads; input gradients through a GELU, in one call or two; no tokens at all.
+// number of threads; input gradients through a GELU, in one call or two; algorithms by time; no
+// tokens at all.
 // ranks: 1
 // backends: all
 // orders: up down
@@ -393,6 +394,50 @@ static void test_gelu_golden(void **state) {
     }
 }
 
+static void check_like(const char *name, const real *got, const real *want, int64_t count) {
+    float *wide = floats_new(count);
+    for (int64_t i = 0; i < count; i++) wide[i] = to_float(want[i]);
+    check_close_real(name, got, wide, count, REAL_TYPE == TYPE_F32 ? 1e-5 : 0x1p-8);
+    device_free(wide);
+}
+
+// What was timed multiplies as before. On the emulated device the first choice is slow, and another
+// one is taken for full packs and the class below them, which shows in last bits; not for others.
+static void test_timed(void **state) {
+    (void)state;
+    enum { ROWS = 4, T_MAX = 100, N = 56, K = 72 };
+    const int64_t rows[ROWS] = {T_MAX, 97, 96, 88};
+    setenv("EMULATOR_SLOW_CHOICE", "1", 1);
+    setenv("EMULATOR_LENIENT", "1", 1);
+    Layer before[ROWS], after[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        before[i] = layer_random(rows[i], N, K, 0);
+        after[i] = layer_random(rows[i], N, K, 0);
+        forward(&before[i]);
+        backward(&before[i], false);
+    }
+    linear_prepare(T_MAX, N, K, false);
+    linear_gelu_prepare(T_MAX, N, K);
+    for (int i = 0; i < 2; i++)
+        linear_time(T_MAX, N, K);  // The second time there is nothing to do.
+    char device[256];
+    device_describe(device, sizeof(device));
+    for (int i = 0; i < ROWS; i++) {
+        forward(&after[i]);
+        backward(&after[i], false);
+        const bool other = memcmp(before[i].dw, after[i].dw, N * K * sizeof(float)) != 0;
+        check_that(strstr(device, "emulator") == NULL || other == (rows[i] > 88),
+                   "%d rows of %d: %s sums", (int)rows[i], T_MAX, other ? "other" : "the same");
+        check_close("dw", after[i].dw, before[i].dw, N * K, 1e-5);
+        check_like("out", after[i].out, before[i].out, rows[i] * N);
+        check_like("dx", after[i].dx, before[i].dx, rows[i] * K);
+        layer_free(&before[i]);
+        layer_free(&after[i]);
+    }
+    unsetenv("EMULATOR_SLOW_CHOICE");
+    unsetenv("EMULATOR_LENIENT");
+}
+
 static void test_nothing(void **state) {
     (void)state;
     Layer l = layer_random(0, 16, 16, 0);
@@ -412,7 +457,7 @@ int main(void) {
         cmocka_unit_test(test_slopes),    cmocka_unit_test(test_two_calls),
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_fewer_tokens),
         cmocka_unit_test(test_threads),   cmocka_unit_test(test_gelu_golden),
-        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_timed),     cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -51,7 +52,8 @@ struct Algo {
     uint8_t alignment[4], bias_alignment;
     bool random, strict;  // In what order it sums; whether it does its own sizes only (none does
                           // under EMULATOR_LENIENT).
-    uint32_t depth;       // It sums this many products at a time.
+    bool slow;            // Takes 3 ms longer: the first choice under EMULATOR_SLOW_CHOICE.
+    uint8_t depth;        // It sums this many products at a time.
     uint32_t workspace;
     int64_t m, n, k;
 };
@@ -399,15 +401,21 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     algo.random = (want.schemes & (CUBLASLT_REDUCTION_SCHEME_INPLACE |
                                    CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
     algo.strict = mixed % 5 == 0 && getenv("EMULATOR_LENIENT") == nullptr;
-    algo.depth = (uint32_t)(16 + 8 * (mixed % 7));
+    algo.depth = (uint8_t)(16 + 8 * (mixed % 7));
     algo.workspace = (uint32_t)min_i64((int64_t)want.workspace, 4096);
     algo.m = p.m;
     algo.n = p.n;
     algo.k = p.k;
-    *found = 1;
-    memset(results, 0, sizeof(*results));
-    poke(&results->algo, algo);
-    results->workspaceSize = algo.workspace;
+    // The second choice sums in another order, and the third cannot do this product.
+    *found = std::min(wanted, 3);
+    for (int i = 0; i < *found; i++) {
+        memset(results + i, 0, sizeof(*results));
+        algo.slow = i == 0 && getenv("EMULATOR_SLOW_CHOICE") != nullptr;
+        if (i == 1) algo.depth += 8;
+        if (i == 2) algo.kind++;
+        poke(&results[i].algo, algo);
+        results[i].workspaceSize = algo.workspace;
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -429,6 +437,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     const Algo algo = peek<Algo>(chosen);
     if (!fits(algo, p, workspace, workspace_bytes)) return CUBLAS_STATUS_NOT_SUPPORTED;
     check_memory(p, workspace, workspace_bytes);
-    emulator::enqueue(stream, [=] { multiply(p, algo, workspace); });
+    emulator::enqueue(stream, [=] {
+        if (algo.slow) usleep(3000);
+        multiply(p, algo, workspace);
+    });
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,6 +1,7 @@
 #include "model/ops/product.h"
 
 #include <cublasLt.h>
+#include <math.h>
 
 #include "base/clock.h"
 #include "base/cuda/cuda.h"
@@ -47,12 +48,12 @@ typedef struct {
 
 // T varies from pack to pack; the algorithm is chosen for the class that T falls in, by its largest
 // T: up to 16 every T, then 8 classes from each power of two to the next. It depends on the shape
-// alone, and so do the bits.
+// alone, and so do the bits, where linear_time was not called.
 enum { CLASSES = 256, PLANS_MAX = 256, SINGLE = 16 };
 
 typedef struct {
     Shape shape;
-    bool asked[CLASSES], found[CLASSES];
+    bool asked[CLASSES], found[CLASSES], timed[CLASSES];  // timed: by linear_time, all kinds.
     cublasLtMatmulAlgo_t algo[CLASSES];
 } Plan;
 
@@ -98,6 +99,11 @@ static int class_of(int64_t T) {
 
 static int64_t class_end(int64_t T) {
     return T <= SINGLE ? T : round_up(T, (int64_t)1 << (log2_floor(T - 1) - 3));
+}
+
+// The end of the class below T's; 0: there is none.
+static int64_t class_below(int64_t T) {
+    return T <= SINGLE ? T - 1 : class_end(T) - ((int64_t)1 << (log2_floor(T - 1) - 3));
 }
 
 // The operands by the library's names; D is written, or added to.
@@ -169,9 +175,11 @@ static void library_start(void) {
     library.sync = cuda_sync();
 }
 
-// The library's first choice among algorithms whose sums have one order: those that split long sums
-// put the parts into the workspace and add them in float. Not all that the library knows may do.
-static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t T) {
+// The library's first choices, `wanted` at most, among algorithms whose sums have one order: those
+// that split long sums put the parts into the workspace and add them in float. Not all that the
+// library knows may do.
+static cublasStatus_t choices(cublasLtMatmulHeuristicResult_t *results, int wanted, int *found,
+                              const Shape *s, int64_t T) {
     const cublasLtMatmulPreferenceAttributes_t operand[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
@@ -197,10 +205,14 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t
     const Operands o = {.bias = s->kind == PRODUCT_BIAS ? somewhere : NULL,
                         .gelu = s->kind == PRODUCT_INPUT_GELU ? somewhere : NULL};
     Terms t = terms_of(s, T, &o);
+    return cublasLtMatmulAlgoGetHeuristic(library.handle, &t.op, &t.a, &t.b, &t.d, &t.d,
+                                          &preference, wanted, results, found);
+}
+
+static cublasStatus_t choose(cublasLtMatmulAlgo_t *algo, const Shape *s, int64_t T) {
     cublasLtMatmulHeuristicResult_t result = {.state = CUBLAS_STATUS_NOT_SUPPORTED};
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        library.handle, &t.op, &t.a, &t.b, &t.d, &t.d, &preference, 1, &result, &found);
+    const cublasStatus_t status = choices(&result, 1, &found, s, T);
     *algo = result.algo;
     return status != CUBLAS_STATUS_SUCCESS ? status : result.state;
 }
@@ -210,8 +222,9 @@ static bool same(const Shape *a, const Shape *b) {
            a->ldx == b->ldx && a->ldo == b->ldo;
 }
 
-// The algorithm of T's class, NULL where the library has none; other refusals are faults of ours.
-static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
+// The plan of a shape, with an algorithm for T's class where the library has one; other refusals
+// are faults of ours.
+static Plan *plan_of(const Shape *s, int64_t T) {
     Plan *plan = NULL;
     for (int i = 0; i < library.plans && plan == NULL; i++) {
         if (same(&library.plan[i].shape, s)) plan = &library.plan[i];
@@ -229,7 +242,7 @@ static const cublasLtMatmulAlgo_t *algo_of(const Shape *s, int64_t T) {
         if (plan->found[class]) LT_STATUS("cublasLtMatmulAlgoGetHeuristic", status, s, T);
         plan->asked[class] = true;
     }
-    return plan->found[class] ? &plan->algo[class] : NULL;
+    return plan;
 }
 
 static cublasStatus_t matmul(const Operands *o, Terms *t, const cublasLtMatmulAlgo_t *algo,
@@ -245,10 +258,11 @@ static bool run_supported(const Operands *o, const Shape *s, int64_t T, Stream s
     if (T == 0) return true;
     CHECK(library.scratch != NULL, "product of N %lld, K %lld was not prepared", (long long)s->N,
           (long long)s->K);
-    const cublasLtMatmulAlgo_t *algo = algo_of(s, T);
+    const Plan *plan = plan_of(s, T);
+    const int class = class_of(T);
     Terms t = terms_of(s, T, o);
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (algo != NULL) status = matmul(o, &t, algo, stream);
+    if (plan->found[class]) status = matmul(o, &t, &plan->algo[class], stream);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
         // Nothing ran: the class has no algorithm that can do this T, so it gets one of its own.
         cublasLtMatmulAlgo_t own;
@@ -405,12 +419,16 @@ int64_t linear_shared_bytes(int64_t T_max, int64_t N, int64_t K, bool rows) {
     return WORKSPACE + (rows ? max_i64(sums, rounded_bytes(T_max, N)) : sums) + weight_bytes(N, K);
 }
 
-// The plans of rows that lie close, as they nearly always do. Others get theirs when they come,
-// which takes no memory of the device.
-static void plan_ahead(Kind kind, int64_t T_max, int64_t N, int64_t K) {
+// Of rows that lie close, as they nearly always do. Others get their plans when they come, which
+// takes no memory of the device.
+static Shape close_rows(Kind kind, int64_t N, int64_t K) {
     const uint32_t alignment = alignment_of(reals_bits(NULL, N) | reals_bits(NULL, K));
-    const Shape s = {.kind = kind, .alignment = alignment, .N = N, .K = K, .ldx = K, .ldo = N};
-    for (int64_t T = 1; T <= T_max; T = class_end(T) + 1) algo_of(&s, T);
+    return (Shape){.kind = kind, .alignment = alignment, .N = N, .K = K, .ldx = K, .ldo = N};
+}
+
+static void plan_ahead(Kind kind, int64_t T_max, int64_t N, int64_t K) {
+    const Shape s = close_rows(kind, N, K);
+    for (int64_t T = 1; T <= T_max; T = class_end(T) + 1) plan_of(&s, T);
 }
 
 void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
@@ -427,6 +445,78 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows) {
 
 void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K) {
     if (linear_gelu_fused(N, K)) plan_ahead(PRODUCT_INPUT_GELU, T_max, N, K);
+}
+
+// ---- the fastest of the library's choices
+// Seconds of one call, a mean over `repeats`; infinity where the algorithm cannot do it.
+static double seconds_of(const Operands *o, Terms *t, const cublasLtMatmulAlgo_t *algo,
+                         int64_t repeats) {
+    stream_wait(NULL);
+    const double start = clock_seconds();
+    for (int64_t i = 0; i < repeats; i++) {
+        if (matmul(o, t, algo, NULL) != CUBLAS_STATUS_SUCCESS) return INFINITY;
+    }
+    stream_wait(NULL);
+    return (clock_seconds() - start) / (double)repeats;
+}
+
+// T's class gets the fastest algorithm, if it is faster than the first by more than a clock errs.
+static void time_choices(Kind kind, int64_t T, int64_t N, int64_t K, const Operands *o) {
+    enum { CHOICES = 8, ROUNDS = 3 };
+    const Shape s = close_rows(kind, N, K);
+    Plan *plan = plan_of(&s, T);
+    cublasLtMatmulHeuristicResult_t result[CHOICES];
+    int found = 0;
+    if (choices(result, CHOICES, &found, &s, T) != CUBLAS_STATUS_SUCCESS || found == 0) return;
+    Terms t = terms_of(&s, T, o);
+    double least[CHOICES];
+    for (int i = 0; i < found; i++) least[i] = seconds_of(o, &t, &result[i].algo, 1);
+    // About half a millisecond.
+    const int64_t repeats = 1 + (int64_t)fmin(5e-4 / least[0], 99);
+    for (int i = 0; i < found; i++) least[i] = INFINITY;  // That was to warm up.
+    int best = 0;
+    for (int i = 0; i < ROUNDS * found; i++) {
+        const int k = i % found;
+        least[k] = fmin(least[k], seconds_of(o, &t, &result[k].algo, repeats));
+        if (least[k] < least[best]) best = k;
+    }
+    if (!(least[best] < 0.98 * least[0])) return;
+    plan->algo[class_of(T)] = result[best].algo;
+    plan->found[class_of(T)] = true;
+}
+
+void linear_time(int64_t T_max, int64_t N, int64_t K) {
+    const Shape forward = close_rows(PRODUCT_FORWARD, N, K);
+    Plan *const plan = plan_of(&forward, T_max);
+    if (plan->timed[class_of(T_max)]) return;
+    plan->timed[class_of(T_max)] = true;
+    real *const x = random_reals("rows to time products with", T_max * K);
+    real *const out = random_reals("rows to time products with", T_max * N);
+    real *const w = random_reals("weights to time products with", N * K);
+    real *const dx =
+        device_allocate("rows to time products with", T_max * K * type_size(REAL_TYPE));
+    float *const dw = device_allocate("weights to time products with", N * K * 4);
+    const struct {
+        Kind kind;
+        bool wanted;
+        Operands operands;
+    } all[] = {
+        {PRODUCT_FORWARD, true, {.a = w, .b = x, .d = out}},
+        {PRODUCT_BIAS, true, {.a = w, .b = x, .d = out, .bias = w}},
+        {PRODUCT_INPUT, true, {.a = w, .b = out, .d = dx}},
+        {PRODUCT_INPUT_GELU, linear_gelu_fused(N, K), {.a = w, .b = out, .d = dx, .gelu = x}},
+        {PRODUCT_WEIGHT, true, {.a = x, .b = out, .d = dw}},
+        {PRODUCT_WEIGHT_REAL, REAL_TYPE != TYPE_F32, {.a = x, .b = out, .d = dw}},
+    };
+    // The class of full packs, and the one below it.
+    const int64_t full[] = {T_max, class_below(T_max)};
+    for (size_t i = 0; i < 2 * sizeof(all) / sizeof(*all); i++) {
+        const size_t kind = i / 2;
+        if (!all[kind].wanted || full[i % 2] == 0) continue;
+        time_choices(all[kind].kind, full[i % 2], N, K, &all[kind].operands);
+    }
+    void *const buffers[] = {x, out, w, dx, dw};
+    for (size_t i = 0; i < sizeof(buffers) / sizeof(*buffers); i++) device_free(buffers[i]);
 }
 
 double linear_plain_flops(int64_t T, int64_t N, int64_t K) {
