@@ -1,5 +1,7 @@
 #include "base/clock.h"
 
+#include <errno.h>
+#include <math.h>
 #include <time.h>
 
 static double seconds_of(clockid_t clock) {
@@ -14,4 +16,11 @@ double clock_seconds(void) {
 
 double clock_wall(void) {
     return seconds_of(CLOCK_REALTIME);
+}
+
+void clock_sleep(double seconds) {
+    const double whole = floor(seconds);
+    struct timespec left = {(time_t)whole, (long)(1e9 * (seconds - whole))};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
 }

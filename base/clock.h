@@ -8,4 +8,6 @@ double clock_seconds(void);
 // Seconds since 1970, for logs.
 double clock_wall(void);
 
+void clock_sleep(double seconds);
+
 #endif

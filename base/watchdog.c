@@ -1,6 +1,7 @@
 #include "base/watchdog.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -8,8 +9,10 @@
 
 #include "base/clock.h"
 #include "base/die.h"
+#include "base/files.h"
+#include "base/roll_call.h"
 
-enum { NAME_BYTES = 64, TEXT_BYTES = 192 };
+enum { NAME_BYTES = 64, LINE_BYTES = 160, TEXT_BYTES = 1024, STORAGE_SECONDS = 20 };
 
 static struct {
     uint64_t serial;   // One more with each begin and end of a wait; odd within one.
@@ -26,6 +29,8 @@ static struct {
     bool started, stop;
     double seconds;
     void (*look)(void);
+    char folder[PATH_BYTES_MAX];
+    RollCall roll;  // Its folder is NULL until watchdog_roll_call.
 } dog = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static uint64_t serial(void) {
@@ -55,9 +60,46 @@ void watchdog_done(void) {
     turn();
 }
 
+// What the ranks said; asked for on a thread of its own, for storage may be what hangs.
+static struct {
+    char line[LINE_BYTES], text[TEXT_BYTES];
+    double seconds;
+    bool first, done;
+} answers;
+
+static void *call_roll(void *unused) {
+    (void)unused;
+    answers.first = roll_call(answers.text, TEXT_BYTES, &dog.roll, answers.line, answers.seconds);
+    __atomic_store_n(&answers.done, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+// text = the ranks' answers, where they are to be had. The first rank that answers returns at once.
+static void ask_ranks(char text[TEXT_BYTES]) {
+    pthread_t thread;
+    snprintf(text, TEXT_BYTES, "this rank or another hangs or is lost");
+    if (dog.roll.folder == NULL) return;
+    // Ranks begin to wait within a step of each other.
+    answers.seconds = fmax(0.1 * dog.seconds, fmin(dog.seconds, 5));
+    answers.done = false;
+    if (pthread_create(&thread, NULL, call_roll, NULL) != 0) return;
+    const double until = clock_seconds() + answers.seconds + STORAGE_SECONDS;
+    while (!__atomic_load_n(&answers.done, __ATOMIC_ACQUIRE)) {
+        die_join();
+        clock_sleep(0.1);
+        if (clock_seconds() < until) continue;
+        pthread_detach(thread);
+        snprintf(text, TEXT_BYTES, "%s does not answer", dog.roll.folder);
+        return;
+    }
+    pthread_join(thread, NULL);
+    snprintf(text, TEXT_BYTES, "%s", answers.text);
+    if (!answers.first) clock_sleep(answers.seconds);
+}
+
 // Dies, unless something has happened since `then`.
 static void bark(uint64_t then) {
-    char last[TEXT_BYTES] = "the start";
+    char last[LINE_BYTES] = "the start", text[TEXT_BYTES];
     if (wait_now.call != NULL) {
         snprintf(last, sizeof(last), "%s #%" PRId64 " of %s", wait_now.call, wait_now.number,
                  wait_now.name);
@@ -65,10 +107,15 @@ static void bark(uint64_t then) {
     const char *where = then % 2 == 0     ? "out of any wait, after"
                         : wait_now.device ? "waiting for the device, after"
                                           : "in";
+    snprintf(answers.line, LINE_BYTES, "%s %.120s", where, last);
     if (serial() != then) return;
-    DIE("%s %s for %g seconds (run.hang_minutes): this rank or another hangs or is lost; the run "
-        "resumes when it is started again",
-        where, last, dog.seconds);
+    ask_ranks(text);
+    if (serial() != then) {
+        roll_call_end(&dog.roll);
+        return;
+    }
+    DIE("%s for %g seconds (run.hang_minutes): %s; the run resumes when it is started again",
+        answers.line, dog.seconds, text);
 }
 
 // Sleeps, with the mutex held; false: it is over.
@@ -117,6 +164,13 @@ void watchdog_start(double seconds, void (*look)(void)) {
                   pthread_create(&dog.thread, NULL, watch, NULL) == 0;
     CHECK(dog.started, "no thread for the watchdog");
     pthread_condattr_destroy(&clock);
+}
+
+void watchdog_roll_call(const char *folder, int rank, int size) {
+    pthread_mutex_lock(&dog.mutex);
+    snprintf(dog.folder, sizeof(dog.folder), "%s", folder);
+    dog.roll = (RollCall){dog.folder, rank, size};
+    pthread_mutex_unlock(&dog.mutex);
 }
 
 void watchdog_stop(void) {

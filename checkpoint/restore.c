@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/die.h"
 #include "base/files.h"
 #include "base/real.h"
@@ -259,7 +259,7 @@ static int find_step(Restore *restore, const int64_t *steps, int count) {
 static Verdict restore_patiently(Restore *restore, int64_t step, Error *error) {
     Verdict verdict = restore_step(restore, step, error);
     for (int again = 0; verdict == VERDICT_UNREADABLE && again < READ_AGAIN; again++) {
-        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        clock_sleep(1);
         verdict = restore_step(restore, step, error);
     }
     return verdict;

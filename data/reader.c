@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <xxhash.h>
 
+#include "base/clock.h"
 #include "base/die.h"
 #include "base/real.h"
 #include "data/shard_file.h"
@@ -144,8 +144,7 @@ int64_t pack_reader_shards_loaded(const PackReader *reader) {
 static void wait_before(int attempt) {
     int64_t ms = FIRST_WAIT_MS;
     for (int i = 1; i < attempt; i++) ms *= 4;
-    const struct timespec wait = {ms / 1000, ms % 1000 * 1000000};
-    nanosleep(&wait, NULL);
+    clock_sleep(1e-3 * (double)ms);
 }
 
 // The slot that holds the shard, loading it over the one not used for longest. NULL: I/O error.

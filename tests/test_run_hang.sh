@@ -1,6 +1,7 @@
 #!/bin/sh
 # A rank that stands still ends the job within run.hang_minutes, by the line of one that waits for
-# it, and the run resumes; so does a fault of NCCL's. A job that was stopped whole goes on.
+# it, which names it, and the run resumes; so does a fault of NCCL's. A job that was stopped whole
+# goes on.
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
 trap 'kill -9 $launcher $(processes "" kintoun) 2>/dev/null; rm -rf "$work"' EXIT
@@ -10,7 +11,7 @@ make_tiny
 # Steps that take long enough to be met in the middle.
 slow="model.layers=6 model.heads=6 checkpoint.every=4 train.validate=0 run.share_gpu=true"
 
-# stop_one NAME: one of two ranks is stopped after step 6; the run fails.
+# stop_one NAME [FAULT]: one rank is stopped after step 6, and FAULT made; the run fails.
 stop_one() {
     wait_step "$1" 6
     kill -STOP "$rank" || say "$1 has no rank to stop: $(tail -n 3 "$work/$1.log")"
@@ -20,12 +21,13 @@ stop_one() {
     [ $status -eq 1 ] || say "$1: exit $status, want 1: $(tail -n 3 "$work/$1.log")"
 }
 
-# hangs BUILD NAME SECONDS MINUTES: the same number.
+# hangs BUILD NAME RANKS SECONDS MINUTES: the same number.
 hangs() {
     build=$1
-    started "$2" 2 $slow run.hang_minutes="$4"
+    started "$2" "$3" $slow run.hang_minutes="$5"
+    stopped=$(tr '\0' '\n' <"/proc/$rank/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
     stop_one "$2"
-    grep -q "for $3 seconds (run.hang_minutes)" "$work/$2.log" ||
+    grep -q "for $4 seconds (run.hang_minutes): no word from rank $stopped; rank" "$work/$2.log" ||
         say "$2: nothing of a wait in: $(tail -n 3 "$work/$2.log")"
     tries=0
     while kill -0 "$rank" 2>/dev/null; do # Its launcher kills it last.
@@ -33,12 +35,12 @@ hangs() {
         [ $tries -lt 100 ] || { say "$2: the rank that was stopped is still there"; break; }
         sleep 0.1
     done
-    must "$2" 2 $slow run.stop_at=8
+    must "$2" "$3" $slow run.stop_at=8
     grep -q 'resumes at step' "$work/$2.log" || say "$2 did not resume"
 }
 
-hangs build/cpu-fp32 cpu 6 0.1
-hangs build/emulator-fp32 device 12 0.2 # A wait there is most of a step.
+hangs build/cpu-fp32 cpu 3 6 0.1
+hangs build/emulator-fp32 device 2 12 0.2 # A wait there is most of a step.
 
 # A fault of the network that no call tells of, since the rank waits for its device already.
 export EMULATOR_NCCL_FAULT="$work/broken"

@@ -7,6 +7,7 @@
 
 #include "base/die.h"
 #include "base/files.h"
+#include "base/watchdog.h"
 #include "checkpoint/restore.h"
 #include "checkpoint/save.h"
 #include "checkpoint/steps.h"
@@ -194,6 +195,11 @@ int trainer_start(Trainer *t, const StartOptions *options) {
     if (!checkpoint_claim(t->config.run.dir, t->world, &t->generation, &error)) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
+    }
+    char name[32], folder[PATH_BYTES_MAX];
+    snprintf(name, sizeof(name), "hang-%016" PRIx64, t->generation);
+    if (path_join(folder, t->config.run.dir, name, &error)) {
+        watchdog_roll_call(folder, t->mesh.rank, t->mesh.size);
     }
     char *recipe = recipe_text(t);
     Restore restore = {.run = t->config.run.dir,
