@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cores.h"
 #include "base/die.h"
 #include "base/rng.h"
 #include "parallel/agree.h"
@@ -64,8 +65,8 @@ static int64_t cores_key(void) {
 }
 
 // Ranks of a node that may run on just the same cores divide them: threads that wait for a core at
-// every barrier make a step a hundred times as long. OMP_NUM_THREADS says otherwise, as it must
-// where ranks' cores overlap in part or a quota gives less than them.
+// every barrier make a step a hundred times as long. So do threads beyond a container's quota.
+// Where ranks' cores overlap in part OMP_NUM_THREADS must say what each gets.
 static void share_cores(Comm *node) {
     const int size = comm_size(node), rank = comm_rank(node);
     int64_t *keys = calloc((size_t)size, sizeof(*keys));
@@ -76,7 +77,8 @@ static void share_cores(Comm *node) {
     for (int i = 0; i < size; i++) sharers += keys[i] == keys[rank];
     free(keys);
     if (getenv("OMP_NUM_THREADS") != NULL) return;
-    const int threads = omp_get_num_procs() / sharers;
+    const int quota = cores_quota(""), cores = omp_get_num_procs();
+    const int threads = (quota > 0 && quota < cores ? quota : cores) / sharers;
     omp_set_num_threads(threads > 0 ? threads : 1);
 }
 

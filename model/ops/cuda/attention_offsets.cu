@@ -14,18 +14,25 @@ static __device__ bool taken(const SegmentOffsets &o, int64_t s) {
 // class, and writes them behind those of the threads before it. Who writes the last entry tells
 // where the rest begins.
 static __global__ void offsets_kernel(const SegmentOffsets o) {
-    __shared__ int64_t count[THREADS], q_end, k_end;
+    __shared__ int count[THREADS / WARP];  // Of each warp.
+    __shared__ int64_t q_end, k_end;
     const int64_t n = (o.S + THREADS - 1) / THREADS, first = threadIdx.x * n,
                   end = first + n < o.S ? first + n : o.S;
-    int64_t mine = 0;
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    int mine = 0;
     for (int64_t s = first; s < end; s++) mine += taken(o, s);
-    count[threadIdx.x] = mine;
+    int before = mine;  // Of the warp, up to this thread.
+    for (int step = 1; step < WARP; step *= 2) {
+        const int more = __shfl_up_sync(0xffffffffu, before, step);
+        if (lane >= step) before += more;
+    }
+    if (lane == WARP - 1) count[warp] = before;
     if (threadIdx.x == 0) q_end = k_end = 0;
     __syncthreads();
-    int64_t entry = -o.skip, used = -o.skip;
-    for (unsigned t = 0; t < THREADS; t++) {
-        if (t < threadIdx.x) entry += count[t];
-        used += count[t];
+    int64_t entry = before - mine - o.skip, used = -o.skip;
+    for (int w = 0; w < THREADS / WARP; w++) {
+        if (w < warp) entry += count[w];
+        used += count[w];
     }
     if (used < 0) used = 0;
     if (used > o.batch) used = o.batch;
