@@ -75,10 +75,13 @@ part_tests() {
     lines=60 side_by_side step tests_bf16 90 env BUILDS=cuda-bf16 RANKS_MAX=2 sh tests/run.sh
 }
 
-# Whole runs on one GPU: the CPU's losses, layouts, checkpoints that any number of ranks restores.
+# Whole runs on one GPU: the CPU's losses, layouts, checkpoints that any number of ranks restores, a
+# rank that stands still.
 part_runs() {
     lines=30 side_by_side step runs 90 \
         env KINTOUN_BUILD=build/cuda-fp32 sh tests/test_run_device.sh
+    lines=30 step hang 60 \
+        env KINTOUN_BUILD=build/cuda-bf16 sh tests/test_run_hang.sh
 }
 
 part_sanitizer() {
@@ -99,7 +102,7 @@ part_sanitizer() {
 # Steps of Goku-8B's width at pack lengths from 8k to 64k tokens; those of 2B's are compared.
 part_bench() {
     lines=30 step memory_bound 20 build/cuda-bf16/bench/memory_bound 65536 1792
-    lines=30 step products 20 build/cuda-bf16/bench/products
+    lines=30 step products 40 build/cuda-bf16/bench/products
     lines=30 step attention 20 build/cuda-bf16/bench/attention
     for size in '3072 48 2 8064 14' '3072 48 2 34560 1' '3072 48 1 64800 1'; do
         lines=2 step "step_$(echo $size | tr ' ' _)" 30 \
