@@ -1,5 +1,6 @@
 #include "base/roll_call.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +9,10 @@
 #include "base/clock.h"
 #include "base/files.h"
 
-enum { LINE_BYTES = 192, SPEECHES = 4 };
+enum { SPEECHES = 4 };
 
 typedef struct {
-    char text[LINE_BYTES];
+    char text[ROLL_CALL_LINE];  // "": no word.
 } Line;
 
 static bool path_of(char path[PATH_BYTES_MAX], const RollCall *call, int rank, Error *error) {
@@ -20,14 +21,15 @@ static bool path_of(char path[PATH_BYTES_MAX], const RollCall *call, int rank, E
     return path_join(path, call->folder, name, error);
 }
 
-// What a rank says; "" is no word.
-static void hear(Line *line, const RollCall *call, int rank) {
+// Whether a rank has answered; then what it says.
+static bool hear(Line *line, const RollCall *call, int rank) {
     Error error;
     char path[PATH_BYTES_MAX];
-    char *said =
-        path_of(path, call, rank, &error) ? file_read(path, LINE_BYTES - 1, NULL, &error) : NULL;
-    snprintf(line->text, LINE_BYTES, "%s", said != NULL ? said : "");
+    if (!path_of(path, call, rank, &error)) return false;
+    char *said = file_read(path, ROLL_CALL_LINE - 1, NULL, &error);
+    if (said != NULL) snprintf(line->text, sizeof(line->text), "%s", said);
     free(said);
+    return line->text[0] != '\0';
 }
 
 static void append(char *text, int64_t bytes, const char *more) {
@@ -55,7 +57,10 @@ static void append_ranks(char *text, int64_t bytes, const Line *lines, bool *nam
     }
 }
 
-static void describe(char *text, int64_t bytes, const Line *lines, bool *named, int size) {
+static void describe(char *text, int64_t bytes, const Line *lines, bool *named, int size,
+                     double seconds) {
+    char within[32];
+    snprintf(within, sizeof(within), " within %.0f s", seconds);
     text[0] = '\0';
     int speeches = 0;
     for (int silent = 1; silent >= 0; silent--) {  // Those first.
@@ -68,32 +73,49 @@ static void describe(char *text, int64_t bytes, const Line *lines, bool *named, 
             append(text, bytes, speeches > 1 ? "; " : "");
             append(text, bytes, silent ? "no word from " : "");
             append_ranks(text, bytes, lines, named, i, size);
-            append(text, bytes, silent ? "" : ": ");
+            append(text, bytes, silent ? within : ": ");
             append(text, bytes, lines[i].text);
         }
+    }
+}
+
+// Hears all others; false where one before this rank has answered.
+static bool hear_all(Line *lines, const RollCall *call, double seconds) {
+    const double until = clock_seconds() + seconds;
+    double wait = 0.05;
+    for (;;) {
+        int missing = 0;
+        for (int i = 0; i < call->size; i++) {
+            const bool answers = lines[i].text[0] != '\0' || hear(&lines[i], call, i);
+            if (answers && i < call->rank) return false;
+            missing += !answers;
+        }
+        if (missing == 0 || clock_seconds() >= until) return true;
+        clock_sleep(wait);
+        wait = fmin(2 * wait, 2);
     }
 }
 
 bool roll_call(char *text, int64_t bytes, const RollCall *call, const char *line, double seconds) {
     Error error;
     char path[PATH_BYTES_MAX];
-    if (!path_of(path, call, call->rank, &error) || !folder_create(call->folder, &error) ||
-        !file_write(path, line, (int64_t)strlen(line), &error)) {
-        snprintf(text, (size_t)bytes, "%s", error.text);
-        return true;
-    }
-    clock_sleep(seconds);
     Line *lines = calloc((size_t)call->size, sizeof(*lines));
     bool *named = calloc((size_t)call->size, sizeof(*named));
-    int first = call->size;
-    for (int i = call->size - 1; lines != NULL && named != NULL && i >= 0; i--) {
-        hear(&lines[i], call, i);
-        if (lines[i].text[0] != '\0') first = i;
+    bool speaks = true;
+    if (lines == NULL || named == NULL) {
+        snprintf(text, (size_t)bytes, "no memory to ask %d ranks", call->size);
+    } else if (!path_of(path, call, call->rank, &error) || !folder_create(call->folder, &error) ||
+               !file_write(path, line, (int64_t)strlen(line), &error)) {
+        snprintf(text, (size_t)bytes, "%s", error.text);
+    } else if (hear_all(lines, call, seconds)) {
+        describe(text, bytes, lines, named, call->size, seconds);
+    } else {
+        snprintf(text, (size_t)bytes, "another rank tells more");
+        speaks = false;
     }
-    if (lines != NULL && named != NULL) describe(text, bytes, lines, named, call->size);
     free(lines);
     free(named);
-    return first == call->rank;
+    return speaks;
 }
 
 void roll_call_end(const RollCall *call) {

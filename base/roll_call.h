@@ -6,15 +6,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { ROLL_CALL_LINE = 160 };
+
 typedef struct {
     const char *folder;  // Of this start alone; created when it is needed.
     int rank, size;
 } RollCall;
 
-// Answers with `line` and waits `seconds` for the others. text = what each rank says ("no word from
-// ranks 3, 5 to 7; rank 2: ...; ranks 0, 1: ..."), or why that is not known. Returns whether this
-// is the first of the ranks that answer, which is the one to speak. Hangs where the folder does.
-// Local.
+// Answers with `line`, of less than ROLL_CALL_LINE bytes, and waits until all others have, for
+// `seconds` at most. Returns whether this is the first of the ranks that answer, which is the one
+// to speak: text = what each rank says ("no word from ranks 3, 5 to 7 within 60 s; rank 2: ...;
+// ranks 0, 1: ..."), or why that is not known; the others return as soon as they know. Hangs where
+// the folder does. Local.
 bool roll_call(char *text, int64_t bytes, const RollCall *call, const char *line, double seconds);
 
 void roll_call_end(const RollCall *call);  // Takes the answer back.

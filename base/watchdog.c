@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -12,7 +13,7 @@
 #include "base/files.h"
 #include "base/roll_call.h"
 
-enum { NAME_BYTES = 64, LINE_BYTES = 160, TEXT_BYTES = 1024, STORAGE_SECONDS = 20 };
+enum { NAME_BYTES = 64, TEXT_BYTES = 1024, STORAGE_SECONDS = 20 };
 
 static struct {
     uint64_t serial;   // One more with each begin and end of a wait; odd within one.
@@ -60,64 +61,6 @@ void watchdog_done(void) {
     turn();
 }
 
-// What the ranks said; asked for on a thread of its own, for storage may be what hangs.
-static struct {
-    char line[LINE_BYTES], text[TEXT_BYTES];
-    double seconds;
-    bool first, done;
-} answers;
-
-static void *call_roll(void *unused) {
-    (void)unused;
-    answers.first = roll_call(answers.text, TEXT_BYTES, &dog.roll, answers.line, answers.seconds);
-    __atomic_store_n(&answers.done, true, __ATOMIC_RELEASE);
-    return NULL;
-}
-
-// text = the ranks' answers, where they are to be had. The first rank that answers returns at once.
-static void ask_ranks(char text[TEXT_BYTES]) {
-    pthread_t thread;
-    snprintf(text, TEXT_BYTES, "this rank or another hangs or is lost");
-    if (dog.roll.folder == NULL) return;
-    // Ranks begin to wait within a step of each other.
-    answers.seconds = fmax(0.1 * dog.seconds, fmin(dog.seconds, 5));
-    answers.done = false;
-    if (pthread_create(&thread, NULL, call_roll, NULL) != 0) return;
-    const double until = clock_seconds() + answers.seconds + STORAGE_SECONDS;
-    while (!__atomic_load_n(&answers.done, __ATOMIC_ACQUIRE)) {
-        die_join();
-        clock_sleep(0.1);
-        if (clock_seconds() < until) continue;
-        pthread_detach(thread);
-        snprintf(text, TEXT_BYTES, "%s does not answer", dog.roll.folder);
-        return;
-    }
-    pthread_join(thread, NULL);
-    snprintf(text, TEXT_BYTES, "%s", answers.text);
-    if (!answers.first) clock_sleep(answers.seconds);
-}
-
-// Dies, unless something has happened since `then`.
-static void bark(uint64_t then) {
-    char last[LINE_BYTES] = "the start", text[TEXT_BYTES];
-    if (wait_now.call != NULL) {
-        snprintf(last, sizeof(last), "%s #%" PRId64 " of %s", wait_now.call, wait_now.number,
-                 wait_now.name);
-    }
-    const char *where = then % 2 == 0     ? "out of any wait, after"
-                        : wait_now.device ? "waiting for the device, after"
-                                          : "in";
-    snprintf(answers.line, LINE_BYTES, "%s %.120s", where, last);
-    if (serial() != then) return;
-    ask_ranks(text);
-    if (serial() != then) {
-        roll_call_end(&dog.roll);
-        return;
-    }
-    DIE("%s for %g seconds (run.hang_minutes): %s; the run resumes when it is started again",
-        answers.line, dog.seconds, text);
-}
-
 // Sleeps, with the mutex held; false: it is over.
 static bool sleep_for(double seconds) {
     struct timespec until;
@@ -127,6 +70,96 @@ static bool sleep_for(double seconds) {
     until.tv_nsec = nanoseconds % 1000000000;
     if (!dog.stop) pthread_cond_timedwait(&dog.ended, &dog.mutex, &until);
     return !dog.stop;
+}
+
+// The ranks are asked on a thread of its own, for storage may be what hangs.
+typedef enum { ASK_NOT, ASK_RUNS, ASK_DONE, ASK_LEFT } Ask;
+
+static struct {
+    Ask state;  // Atomic. What is left by the watchdog, its thread ends.
+    char line[ROLL_CALL_LINE], text[TEXT_BYTES];
+    double seconds;
+    bool speaks;
+} ask;
+
+static void *call_roll(void *unused) {
+    (void)unused;
+    ask.speaks = roll_call(ask.text, TEXT_BYTES, &dog.roll, ask.line, ask.seconds);
+    if (__atomic_exchange_n(&ask.state, ASK_DONE, __ATOMIC_ACQ_REL) == ASK_RUNS) return NULL;
+    roll_call_end(&dog.roll);
+    __atomic_store_n(&ask.state, ASK_NOT, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void leave_asking(void) {
+    Ask state = ASK_RUNS;
+    if (__atomic_compare_exchange_n(&ask.state, &state, ASK_LEFT, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE) ||
+        state != ASK_DONE) {
+        return;
+    }
+    roll_call_end(&dog.roll);
+    __atomic_store_n(&ask.state, ASK_NOT, __ATOMIC_RELEASE);
+}
+
+// Sleeps as long as nothing has happened since `then`; false: something has, or the watch is over.
+static bool still_for(double seconds, uint64_t then) {
+    for (const double until = clock_seconds() + seconds; clock_seconds() < until;) {
+        die_join();
+        if (dog.look != NULL) dog.look();
+        if (serial() != then || !sleep_for(0.1)) return false;
+    }
+    return true;
+}
+
+// text = the ranks' answers, where they are to be had. false: the wait, or the watch, is over.
+static bool ask_ranks(char text[TEXT_BYTES], uint64_t then) {
+    pthread_t thread;
+    snprintf(text, TEXT_BYTES, "this rank or another hangs or is lost");
+    if (dog.roll.folder == NULL || __atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) != ASK_NOT) {
+        return true;
+    }
+    // Ranks begin to wait within a step of each other.
+    ask.seconds = fmax(0.1 * dog.seconds, fmin(dog.seconds, 5));
+    ask.state = ASK_RUNS;
+    if (pthread_create(&thread, NULL, call_roll, NULL) != 0) {
+        ask.state = ASK_NOT;
+        return true;
+    }
+    pthread_detach(thread);
+    const double until = clock_seconds() + ask.seconds + STORAGE_SECONDS;
+    while (__atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) == ASK_RUNS) {
+        if (!still_for(0.1, then)) return false;
+        if (clock_seconds() < until) continue;
+        snprintf(text, TEXT_BYTES, "%.900s does not answer", dog.roll.folder);
+        return true;
+    }
+    snprintf(text, TEXT_BYTES, "%s", ask.text);
+    // Who speaks ends the job.
+    return ask.speaks || still_for(ask.seconds + STORAGE_SECONDS, then);
+}
+
+// Dies, unless something has happened since `then`.
+static void bark(uint64_t then) {
+    char last[ROLL_CALL_LINE] = "the start", text[TEXT_BYTES], line[ROLL_CALL_LINE];
+    if (wait_now.call != NULL) {
+        snprintf(last, sizeof(last), "%s #%" PRId64 " of %s", wait_now.call, wait_now.number,
+                 wait_now.name);
+    }
+    const char *where = then % 2 == 0     ? "out of any wait, after"
+                        : wait_now.device ? "waiting for the device, after"
+                                          : "in";
+    snprintf(line, sizeof(line), "%s %.120s", where, last);
+    if (serial() != then) return;
+    if (__atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) == ASK_NOT) {
+        memcpy(ask.line, line, sizeof(line));
+    }
+    if (!ask_ranks(text, then) || serial() != then) {
+        leave_asking();
+        return;
+    }
+    DIE("%s for %g seconds (run.hang_minutes): %s; the run resumes when it is started again", line,
+        dog.seconds, text);
 }
 
 // Counts time without any begin or end of a wait: a launch blocks, too, once the device's queue is

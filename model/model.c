@@ -103,10 +103,6 @@ static void prepare(const Program *p, const int64_t *bound) {
 }
 
 void model_allocate(Model *model) {
-    // First, for timing takes memory that the activations take later.
-    prepare(&model->stem, model->bound);
-    prepare(&model->block, model->bound);
-    prepare(&model->head, model->bound);
     model->arena = (Arena){.name = "activations"};
     lay_out(model, &model->arena);
     arena_commit(&model->arena);
@@ -114,6 +110,9 @@ void model_allocate(Model *model) {
     CHECK(model->arena.used == model->arena.size, "activations: planned %lld, used %lld bytes",
           (long long)model->arena.size, (long long)model->arena.used);
     if (model->config.offload) offload_create(&model->offload);
+    prepare(&model->stem, model->bound);
+    prepare(&model->block, model->bound);
+    prepare(&model->head, model->bound);
 }
 
 void model_free(Model *model) {

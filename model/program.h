@@ -98,7 +98,7 @@ typedef struct {
     ParamTable *params;
     char prefix[48];         // Of the names of parameters: "blocks.3.".
     const Mesh *mesh;        // One rank per pack: the ops of sequence parallelism are left out.
-    bool deterministic;      // Nothing may depend on the order in which blocks run, or on time.
+    bool deterministic;      // Gradients may not depend on the order in which blocks run.
     const int64_t *lengths;  // [LENGTHS_MAX] of many segments; see AttentionBounds.
     int values, calls;
     ValueInfo value[VALUES_MAX];

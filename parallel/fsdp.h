@@ -16,7 +16,7 @@
 //                                  fsdp_reduce(f, unit, round);
 //     }
 //     fsdp_end_step(f);
-//     ... read fsdp_gradient, update fsdp_master (and fsdp_rounded), fsdp_invalidate ...
+//     ... read fsdp_gradient, update fsdp_master, and fsdp_rounded or fsdp_invalidate ...
 #ifndef PARALLEL_FSDP_H
 #define PARALLEL_FSDP_H
 

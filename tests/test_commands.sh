@@ -29,7 +29,7 @@ says 0 'index.json is missing, so no packs were planned' \
 says 0 'TOO MUCH' plan configs/goku-8b.yaml --ranks 256 --tflops 700 --memory 1
 says 0 'recompute: block; it takes' plan configs/goku-2b.yaml --ranks 64 --tflops 700 \
     model.recompute=block
-for part in 'gathered units' 'scratch of products' 'batch' 'sampling, for a while' \
+for part in 'weights to compute with' 'scratch of products' 'batch' 'sampling, for a while' \
     'saving, for a while' 'offloaded inputs of blocks' 'total of the host'; do
     says 0 "$part" plan configs/goku-2b.yaml --ranks 64 --tflops 700 model.offload=true
 done

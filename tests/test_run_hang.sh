@@ -33,7 +33,8 @@ hangs() {
     started "$2" "$3" $slow run.hang_minutes="$5"
     stopped=$(tr '\0' '\n' <"/proc/$rank/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
     stop_one "$2"
-    grep -q "for $4 seconds (run.hang_minutes): no word from rank $stopped; rank" "$work/$2.log" ||
+    grep -q "for $4 seconds (run.hang_minutes): no word from rank $stopped within 5 s; rank" \
+        "$work/$2.log" ||
         say "$2: nothing of a wait in: $(tail -n 3 "$work/$2.log")"
     tries=0
     while kill -0 "$rank" 2>/dev/null; do # Its launcher kills it last.
@@ -44,6 +45,7 @@ hangs() {
     saved=$(ls "$work/$2/checkpoints" | sed -n 's/^step-0*//p' | tail -n 1)
     must "$2" "$3" $slow run.stop_at=$((saved + 4))
     grep -q 'resumes at step' "$work/$2.log" || say "$2 did not resume"
+    ! ls -d "$work/$2"/hang-* 2>/dev/null || say "$2: the last call's folder is still there"
 }
 
 [ -z "${KINTOUN_BUILD:-}" ] || {
@@ -68,6 +70,15 @@ kill -STOP $ranks || say "no ranks to stop: $(tail -n 3 "$work/paused.log")"
 sleep 8
 kill -CONT $ranks
 wait $pid || say "stopped and continued: $(tail -n 3 "$work/paused.log")"
+
+# Who comes back while the others ask for it is taken back.
+started back 2 $slow run.hang_minutes=0.1
+wait_step back 6
+kill -STOP "$rank" || say "back has no rank to stop: $(tail -n 3 "$work/back.log")"
+sleep 8
+ls -d "$work"/back/hang-* >/dev/null || say "back: nobody asked"
+kill -CONT "$rank"
+wait $pid || say "stopped and back in time: $(tail -n 3 "$work/back.log")"
 
 # A rank alone waits for nobody, however long its steps: these take more than 0.6 seconds.
 must alone 1 model.layers=12 model.heads=12 train.validate=0 run.hang_minutes=0.01 run.stop_at=2

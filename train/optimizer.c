@@ -66,7 +66,8 @@ void optimizer_start(Optimizer *o, Fsdp *fsdp) {
 static int decay_edges(int64_t *edges, const ParamTable *table, int unit, int64_t begin,
                        int64_t end) {
     int count = 0;
-    for (int r = param_unit_first(table, unit); r < param_unit_first(table, unit + 1); r++) {
+    const int last = param_unit_first(table, unit + 1);
+    for (int r = param_unit_first(table, unit); r < last; r++) {
         const Param *row = &table->rows[r];
         if (row->decay == (count % 2 == 1)) continue;
         edges[count++] = min_i64(max_i64(row->offset, begin), end) - begin;

@@ -195,7 +195,7 @@ static void print_memory(Plan *plan) {
     printf("\n");
     print_bytes("master weights, fp32", plans, offsetof(MemoryPlan, fsdp.master));
     print_bytes("moments and average, fp32", plans, offsetof(MemoryPlan, optimizer));
-    print_bytes("gathered units", plans, offsetof(MemoryPlan, fsdp.slots));
+    print_bytes("weights to compute with", plans, offsetof(MemoryPlan, fsdp.slots));
     print_bytes("gradients of two units", plans, offsetof(MemoryPlan, fsdp.leaf));
     print_bytes("gradients exchanged", plans, offsetof(MemoryPlan, fsdp.exchange));
     print_bytes("sums of gradients", plans, offsetof(MemoryPlan, fsdp.stack));

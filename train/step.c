@@ -233,7 +233,6 @@ static void update(Trainer *t, const StepPlan *plan, StepReport *report) {
     if (report->skipped != NULL) {
         state->skipped++;
         state->skipped_in_row++;
-        fsdp_invalidate(t->fsdp);
         return;
     }
     state->skipped_in_row = 0;

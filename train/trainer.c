@@ -190,16 +190,33 @@ static int start_without(Trainer *t) {
     return EXIT_DONE;
 }
 
+// Where ranks that wait too long ask the others; what was asked in earlier starts is removed.
+static bool arrange_roll_call(const Trainer *t, Error *error) {
+    char name[32], folder[PATH_BYTES_MAX];
+    int count = 0;
+    char **names = t->mesh.rank == 0 ? folder_list(t->config.run.dir, &count, error) : NULL;
+    bool ok = t->mesh.rank != 0 || names != NULL;
+    for (int i = 0; i < count && ok; i++) {
+        if (strncmp(names[i], "hang-", 5) != 0) continue;
+        ok = path_join(folder, t->config.run.dir, names[i], error) && folder_remove(folder, error);
+    }
+    folder_list_free(names, count);
+    snprintf(name, sizeof(name), "hang-%016" PRIx64, t->generation);
+    if (!agree(t->world, ok && path_join(folder, t->config.run.dir, name, error), error))
+        return false;
+    watchdog_roll_call(folder, t->mesh.rank, t->mesh.size);
+    return true;
+}
+
 int trainer_start(Trainer *t, const StartOptions *options) {
     Error error;
     if (!checkpoint_claim(t->config.run.dir, t->world, &t->generation, &error)) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
     }
-    char name[32], folder[PATH_BYTES_MAX];
-    snprintf(name, sizeof(name), "hang-%016" PRIx64, t->generation);
-    if (path_join(folder, t->config.run.dir, name, &error)) {
-        watchdog_roll_call(folder, t->mesh.rank, t->mesh.size);
+    if (!arrange_roll_call(t, &error)) {
+        if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
+        return EXIT_FAILED;
     }
     char *recipe = recipe_text(t);
     Restore restore = {.run = t->config.run.dir,

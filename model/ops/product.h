@@ -45,10 +45,10 @@ void linear_prepare(int64_t T_max, int64_t N, int64_t K, bool rows);
 // The same for linear_gelu_backward_input, after linear_prepare.
 void linear_gelu_prepare(int64_t T_max, int64_t N, int64_t K);
 
-// After linear_prepare and linear_gelu_prepare: for about T_max rows the fastest of the algorithms
-// that the library proposes is used from now on, not its first. Takes memory of the device
-// meanwhile, as much as the products' operands, and a second at most. Which is the fastest may
-// differ from run to run, and with it the last bits. Local.
+// What choosing algorithms by time would bring, for bench/products; training takes the library's
+// first proposal, whose bits depend on the shape alone. After linear_prepare and
+// linear_gelu_prepare: for about T_max rows the fastest proposal is used from now on. Takes memory
+// of the device meanwhile. Local.
 void linear_time(int64_t T_max, int64_t N, int64_t K);
 
 // Bytes of the scratch that linear_prepare makes for this product. All products of a process share

@@ -82,9 +82,6 @@ static void linear_ready(const Program *p, const Call *call, const int64_t *boun
     const int64_t N = p->value[call->out[0]].cols, K = p->value[call->in[0]].cols;
     linear_prepare(bound[rows], N, K, rows == ROWS_SEGMENTS);
     if (p->plan.gelu_backward[call - p->call]) linear_gelu_prepare(bound[rows], N, K);
-    // Below, a call takes a few microseconds, whatever does it.
-    const bool worth = 2.0 * (double)bound[rows] * (double)N * (double)K > 5e9;
-    if (worth && rows != ROWS_SEGMENTS && !p->deterministic) linear_time(bound[rows], N, K);
 }
 
 static int64_t linear_shared(const Program *p, const Call *call, const int64_t *bound) {
