@@ -10,11 +10,12 @@ build=${KINTOUN_BUILD:-$build}
 make_tiny
 
 # Steps that take long enough to be met in the middle, or enough of them.
-slow="model.layers=6 model.heads=6 train.validate=0 run.share_gpu=true"
+small="train.validate=0 run.share_gpu=true"
+large="$small model.layers=6 model.heads=6"
 if [ -z "${KINTOUN_BUILD:-}" ]; then
-    slow="$slow checkpoint.every=4" last=6
+    slow="$large checkpoint.every=4" last=6
 else
-    slow="$slow checkpoint.every=100 stages.1.steps=100000" last=150
+    slow="$large checkpoint.every=100 stages.1.steps=100000" last=150
 fi
 
 # stop_one NAME [FAULT]: one rank is stopped after step $last, and FAULT made; the run fails.
@@ -53,7 +54,8 @@ hangs() {
     exit $failed
 }
 hangs build/cpu-fp32 cpu 3 6 0.1
-hangs build/emulator-fp32 device 2 12 0.2 # A wait there is most of a step.
+slow="$small checkpoint.every=4" # The emulator's steps are long.
+hangs build/emulator-fp32 device 2 6 0.1
 
 # A fault of the network that no call tells of, since the rank waits for its device already.
 export EMULATOR_NCCL_FAULT="$work/broken"
@@ -62,7 +64,7 @@ stop_one fault "$EMULATOR_NCCL_FAULT"
 grep -q 'on the device: ' "$work/fault.log" ||
     say "a fault of the network: $(tail -n 3 "$work/fault.log")"
 
-build=build/cpu-fp32
+build=build/cpu-fp32 slow=$large
 started paused 2 $slow run.hang_minutes=0.1
 wait_step paused 6
 ranks=$(processes paused kintoun)
