@@ -16,8 +16,9 @@ static double cores_of(const char *folder, const char *first, const char *second
         if (snprintf(path, sizeof(path), "%s/%s", folder, names[i]) >= (int)sizeof(path)) break;
         FILE *file = fopen(path, "r");
         if (file == NULL) break;
-        read += fscanf(file, "%lld", &number[read]);
-        if (second == NULL && read == 1) read += fscanf(file, "%lld", &number[1]);
+        for (int end = second == NULL ? 2 : i + 1; read < end; read++) {
+            if (fscanf(file, "%lld", &number[read]) != 1) break;
+        }
         fclose(file);
     }
     const bool limited = read == 2 && number[0] > 0 && number[1] > 0;

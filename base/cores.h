@@ -4,8 +4,7 @@
 
 // What a quota of processor time leaves (Linux control groups; containers have them): the least of
 // this process's group and those above it, rounded up to whole cores, or 0 where there is none. Of
-// version 1 a container's own. `root` is where the
-// system's files are: "" but for tests. Local.
+// version 1 a container's own. `root` is where the system's files are: "" but for tests. Local.
 int cores_quota(const char *root);
 
 #endif

@@ -21,15 +21,24 @@ static bool path_of(char path[PATH_BYTES_MAX], const RollCall *call, int rank, E
     return path_join(path, call->folder, name, error);
 }
 
-// Whether a rank has answered; then what it says.
-static bool hear(Line *line, const RollCall *call, int rank) {
+// Reads what is new in the folder. Its list, unlike a name that is asked for, is not an old one on
+// network file systems.
+static void hear(Line *lines, const RollCall *call) {
     Error error;
-    char path[PATH_BYTES_MAX];
-    if (!path_of(path, call, rank, &error)) return false;
-    char *said = file_read(path, ROLL_CALL_LINE - 1, NULL, &error);
-    if (said != NULL) snprintf(line->text, sizeof(line->text), "%s", said);
-    free(said);
-    return line->text[0] != '\0';
+    int count = 0;
+    char path[PATH_BYTES_MAX], **names = folder_list(call->folder, &count, &error);
+    for (int i = 0; i < count; i++) {
+        char *end = names[i];
+        const bool answer = strncmp(names[i], "rank-", 5) == 0;
+        const long long rank = answer ? strtoll(names[i] + 5, &end, 10) : -1;
+        if (*end != '\0') continue;  // Not whole yet.
+        if (rank < 0 || rank >= call->size || lines[rank].text[0] != '\0') continue;
+        if (!path_of(path, call, (int)rank, &error)) continue;
+        char *said = file_read(path, ROLL_CALL_LINE - 1, NULL, &error);
+        if (said != NULL) snprintf(lines[rank].text, ROLL_CALL_LINE, "%s", said);
+        free(said);
+    }
+    folder_list_free(names, count);
 }
 
 static void append(char *text, int64_t bytes, const char *more) {
@@ -79,19 +88,20 @@ static void describe(char *text, int64_t bytes, const Line *lines, bool *named, 
     }
 }
 
-// Hears all others; false where one before this rank has answered.
+// Hears all others; false where one before this rank has answered, or nobody wants to know.
 static bool hear_all(Line *lines, const RollCall *call, double seconds) {
     const double until = clock_seconds() + seconds;
     double wait = 0.05;
     for (;;) {
         int missing = 0;
+        hear(lines, call);
         for (int i = 0; i < call->size; i++) {
-            const bool answers = lines[i].text[0] != '\0' || hear(&lines[i], call, i);
-            if (answers && i < call->rank) return false;
-            missing += !answers;
+            if (lines[i].text[0] != '\0' && i < call->rank) return false;
+            missing += lines[i].text[0] == '\0';
         }
         if (missing == 0 || clock_seconds() >= until) return true;
         clock_sleep(wait);
+        if (call->left != NULL && __atomic_load_n(call->left, __ATOMIC_ACQUIRE)) return false;
         wait = fmin(2 * wait, 2);
     }
 }
@@ -110,7 +120,7 @@ bool roll_call(char *text, int64_t bytes, const RollCall *call, const char *line
     } else if (hear_all(lines, call, seconds)) {
         describe(text, bytes, lines, named, call->size, seconds);
     } else {
-        snprintf(text, (size_t)bytes, "another rank tells more");
+        snprintf(text, (size_t)bytes, "a rank before this one answers, and should tell more");
         speaks = false;
     }
     free(lines);

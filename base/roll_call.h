@@ -11,6 +11,7 @@ enum { ROLL_CALL_LINE = 160 };
 typedef struct {
     const char *folder;  // Of this start alone; created when it is needed.
     int rank, size;
+    const bool *left;  // NULL, or true once nobody wants to know: who waits returns soon. Atomic.
 } RollCall;
 
 // Answers with `line`, of less than ROLL_CALL_LINE bytes, and waits until all others have, for

@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -72,11 +71,13 @@ static bool sleep_for(double seconds) {
     return !dog.stop;
 }
 
-// The ranks are asked on a thread of its own, for storage may be what hangs.
-typedef enum { ASK_NOT, ASK_RUNS, ASK_DONE, ASK_LEFT } Ask;
+// The ranks are asked on a thread of its own, for storage may be what hangs. It alone touches the
+// folder: it takes the answer back once it is left.
+typedef enum { ASK_NOT, ASK_RUNS, ASK_DONE } Ask;
 
 static struct {
-    Ask state;  // Atomic. What is left by the watchdog, its thread ends.
+    Ask state;  // Atomic, as is `left`.
+    bool left;
     char line[ROLL_CALL_LINE], text[TEXT_BYTES];
     double seconds;
     bool speaks;
@@ -85,21 +86,15 @@ static struct {
 static void *call_roll(void *unused) {
     (void)unused;
     ask.speaks = roll_call(ask.text, TEXT_BYTES, &dog.roll, ask.line, ask.seconds);
-    if (__atomic_exchange_n(&ask.state, ASK_DONE, __ATOMIC_ACQ_REL) == ASK_RUNS) return NULL;
+    __atomic_store_n(&ask.state, ASK_DONE, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&ask.left, __ATOMIC_ACQUIRE)) clock_sleep(0.1);
     roll_call_end(&dog.roll);
     __atomic_store_n(&ask.state, ASK_NOT, __ATOMIC_RELEASE);
     return NULL;
 }
 
-static void leave_asking(void) {
-    Ask state = ASK_RUNS;
-    if (__atomic_compare_exchange_n(&ask.state, &state, ASK_LEFT, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE) ||
-        state != ASK_DONE) {
-        return;
-    }
-    roll_call_end(&dog.roll);
-    __atomic_store_n(&ask.state, ASK_NOT, __ATOMIC_RELEASE);
+static bool asks(void) {
+    return __atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) != ASK_NOT;
 }
 
 // Sleeps as long as nothing has happened since `then`; false: something has, or the watch is over.
@@ -112,15 +107,16 @@ static bool still_for(double seconds, uint64_t then) {
     return true;
 }
 
-// text = the ranks' answers, where they are to be had. false: the wait, or the watch, is over.
-static bool ask_ranks(char text[TEXT_BYTES], uint64_t then) {
+// text = the ranks' answers to `line`, where they are to be had. false: the wait, or the watch, is
+// over.
+static bool ask_ranks(char text[TEXT_BYTES], const char *line, uint64_t then) {
     pthread_t thread;
     snprintf(text, TEXT_BYTES, "this rank or another hangs or is lost");
-    if (dog.roll.folder == NULL || __atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) != ASK_NOT) {
-        return true;
-    }
+    if (dog.roll.folder == NULL || asks()) return true;
+    snprintf(ask.line, sizeof(ask.line), "%s", line);
     // Ranks begin to wait within a step of each other.
     ask.seconds = fmax(0.1 * dog.seconds, fmin(dog.seconds, 5));
+    ask.left = false;
     ask.state = ASK_RUNS;
     if (pthread_create(&thread, NULL, call_roll, NULL) != 0) {
         ask.state = ASK_NOT;
@@ -151,15 +147,11 @@ static void bark(uint64_t then) {
                                           : "in";
     snprintf(line, sizeof(line), "%s %.120s", where, last);
     if (serial() != then) return;
-    if (__atomic_load_n(&ask.state, __ATOMIC_ACQUIRE) == ASK_NOT) {
-        memcpy(ask.line, line, sizeof(line));
+    if (ask_ranks(text, line, then) && serial() == then) {
+        DIE("%s for %g seconds (run.hang_minutes): %s; the run resumes when it is started again",
+            line, dog.seconds, text);
     }
-    if (!ask_ranks(text, then) || serial() != then) {
-        leave_asking();
-        return;
-    }
-    DIE("%s for %g seconds (run.hang_minutes): %s; the run resumes when it is started again", line,
-        dog.seconds, text);
+    __atomic_store_n(&ask.left, true, __ATOMIC_RELEASE);
 }
 
 // Counts time without any begin or end of a wait: a launch blocks, too, once the device's queue is
@@ -202,7 +194,7 @@ void watchdog_start(double seconds, void (*look)(void)) {
 void watchdog_roll_call(const char *folder, int rank, int size) {
     pthread_mutex_lock(&dog.mutex);
     snprintf(dog.folder, sizeof(dog.folder), "%s", folder);
-    dog.roll = (RollCall){dog.folder, rank, size};
+    dog.roll = (RollCall){dog.folder, rank, size, &ask.left};
     pthread_mutex_unlock(&dog.mutex);
 }
 

@@ -9,7 +9,8 @@
 // end of one. Time in which this process was stopped itself does not count. `look` is called now
 // and then, to die for faults of its own. Local.
 void watchdog_start(double seconds, void (*look)(void));
-// From now on the line names what every rank says, asked in `folder` (roll_call.h). Local.
+// From now on the line names what every rank says, asked in `folder` (roll_call.h): a tenth of
+// `seconds`, or 5, are waited for answers. Local.
 void watchdog_roll_call(const char *folder, int rank, int size);
 void watchdog_stop(void);  // Nothing where it was not started.
 

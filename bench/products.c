@@ -1,8 +1,7 @@
 // Speed of the products of a training step: forward with bias, input gradient, weight and bias
 // gradient in TFLOP/s, and as a share of one plain library product of the same N and K with at
 // least 2,048 rows, measured in the same run; the input gradient through a GELU where that is one
-// call of the library. On a GPU "by time" is the same once more after linear_time, and "side by
-// side" the time of both gradients on two streams over that of one after the other. Random numbers;
+// call of the library. On a GPU "by time" is the same once more after linear_time. Random numbers;
 // threads by OMP_NUM_THREADS.
 //     products [T N K]...
 #include <math.h>
@@ -71,45 +70,6 @@ static void measure(const Layer *l, int runs, double plain) {
     }
 }
 
-static Stream beside;
-
-static void weight_alone(const Layer *l, Stream stream) {
-    linear_backward_weight((Gradient){.at = l->dw, .type = REAL_TYPE}, (Gradient){0}, l->out, l->N,
-                           l->x, l->K, l->T, l->N, l->K, stream);
-}
-
-static void backward_in_turn(const Layer *l) {
-    backward_input(l);
-    weight_alone(l, NULL);
-}
-
-static void backward_beside(const Layer *l) {
-    weight_alone(l, beside);
-    backward_input(l);
-}
-
-// What is idle at the end of one product may do the other. Both read and write the same memory
-// here: their numbers mean nothing.
-static void measure_beside(const Layer *l) {
-    static void (*const run[2])(const Layer *) = {backward_in_turn, backward_beside};
-    double best[2] = {INFINITY, INFINITY};
-    int64_t repeats[2] = {1, 1};
-    beside = stream_create();
-    for (int round = 0; round < ROUNDS; round++) {
-        for (int i = 0; i < 2; i++) {
-            const double start = clock_seconds();
-            for (int64_t j = 0; j < repeats[i]; j++) run[i](l);
-            stream_wait(NULL);
-            stream_wait(beside);
-            const double seconds = (clock_seconds() - start) / (double)repeats[i];
-            repeats[i] = (int64_t)fmax(1.0, fmin(1000.0, 5e-3 / seconds));
-            if (round > 0) best[i] = fmin(best[i], seconds);
-        }
-    }
-    stream_free(beside);
-    printf("; side by side %.2f", best[1] / best[0]);
-}
-
 static void bench(int64_t T, int64_t N, int64_t K) {
     Layer l = {.T = T, .N = N, .K = K};
     l.x = random_reals("x", T * K);
@@ -131,7 +91,6 @@ static void bench(int64_t T, int64_t N, int64_t K) {
         linear_time(T, N, K);
         printf("; by time");
         measure(&l, runs, plain);
-        measure_beside(&l);
     }
     printf("\n");
     void *const all[] = {l.x, l.w, l.bias, l.out, l.dz, l.dw, l.db};

@@ -77,8 +77,9 @@ static void share_cores(Comm *node) {
     for (int i = 0; i < size; i++) sharers += keys[i] == keys[rank];
     free(keys);
     if (getenv("OMP_NUM_THREADS") != NULL) return;
-    const int quota = cores_quota(""), cores = omp_get_num_procs();
-    const int threads = (quota > 0 && quota < cores ? quota : cores) / sharers;
+    const int quota = cores_quota("");
+    int threads = omp_get_num_procs() / sharers;
+    if (quota > 0 && quota / size < threads) threads = quota / size;
     omp_set_num_threads(threads > 0 ? threads : 1);
 }
 

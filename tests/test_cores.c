@@ -39,6 +39,10 @@ static void test_version_2(void **state) {
     check_quota(1, "the group above");
     put("/sys/fs/cgroup/pods/cpu.max", "nothing\n");
     check_quota(3, "not a number");
+    put("/sys/fs/cgroup/pods/cpu.max", "100000");
+    check_quota(3, "no period");
+    put("/sys/fs/cgroup/pods/cpu.max", "");
+    check_quota(3, "an empty file");
     put("/proc/self/cgroup", "0::/\n");
     put("/sys/fs/cgroup/cpu.max", "400000 100000\n");
     check_quota(4, "a container");
@@ -53,6 +57,9 @@ static void test_version_1(void **state) {
     check_quota(0, "-1");
     put("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "550000\n");
     check_quota(6, "five and a half");
+    put("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "");
+    check_quota(0, "an empty file");
+    put("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "550000\n");
     Error error;
     char path[PATH_BYTES_MAX];
     snprintf(path, sizeof(path), "%s/sys/fs/cgroup/cpu/cpu.cfs_period_us", root);

@@ -15,7 +15,7 @@ static char folder[512];
 
 // What rank `rank` of RANKS hears at once, and whether it speaks.
 static bool answer(char *text, int rank, const char *line) {
-    return roll_call(text, TEXT, &(RollCall){folder, rank, RANKS}, line, 0);
+    return roll_call(text, TEXT, &(RollCall){folder, rank, RANKS, NULL}, line, 0);
 }
 
 static void test_answers(void **state) {
@@ -41,17 +41,18 @@ static void test_answers(void **state) {
     check_contains(text,
                    "ranks 0 to 1: in sum 0; ranks 2 to 3: in sum 1; ranks 4 to 5: in sum 2; "
                    "ranks 6 to 7: in sum 3; and others");
-    for (int rank = 0; rank < RANKS - 1; rank++) roll_call_end(&(RollCall){folder, rank, RANKS});
+    for (int rank = 0; rank < RANKS - 1; rank++)
+        roll_call_end(&(RollCall){folder, rank, RANKS, NULL});
     check_that(answer(text, RANKS - 1, "alone"), "the last one does not speak");
     check_contains(text, "no word from ranks 0 to 10 within 0 s; rank 11: alone");
     char little[24];
-    roll_call(little, sizeof(little), &(RollCall){folder, RANKS - 1, RANKS}, "alone", 0);
+    roll_call(little, sizeof(little), &(RollCall){folder, RANKS - 1, RANKS, NULL}, "alone", 0);
     check_that(strcmp(little, "no word from ranks 0 to") == 0, "cut short: '%s'", little);
 }
 
 static void *answer_beside(void *text) {
     static bool speaks;
-    speaks = roll_call(text, TEXT, &(RollCall){folder, 1, 2}, "in a sum", 600);
+    speaks = roll_call(text, TEXT, &(RollCall){folder, 1, 2, NULL}, "in a sum", 600);
     return &speaks;
 }
 
@@ -63,11 +64,21 @@ static void test_at_once(void **state) {
     pthread_t thread;
     check_path(folder, "two");
     check_that(pthread_create(&thread, NULL, answer_beside, text[1]) == 0, "no thread");
-    check_that(roll_call(text[0], TEXT, &(RollCall){folder, 0, 2}, "in a sum", 600), "rank 0");
+    check_that(roll_call(text[0], TEXT, &(RollCall){folder, 0, 2, NULL}, "in a sum", 600),
+               "rank 0");
     pthread_join(thread, &speaks);
     check_that(!*(bool *)speaks, "rank 1 speaks, too");
     check_contains(text[0], "ranks 0 to 1: in a sum");
-    check_contains(text[1], "another rank tells more");
+    check_contains(text[1], "a rank before this one answers");
+}
+
+// Nor who nobody wants to know of.
+static void test_left(void **state) {
+    (void)state;
+    char text[TEXT];
+    const bool left = true;
+    check_path(folder, "left");
+    check_that(!roll_call(text, TEXT, &(RollCall){folder, 0, 2, &left}, "in a sum", 600), "speaks");
 }
 
 static void test_no_folder(void **state) {
@@ -85,6 +96,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_left),
         cmocka_unit_test(test_no_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,10 +1,10 @@
 #!/bin/sh
-# A rank that stands still ends the job within run.hang_minutes, by the line of one that waits for
+# A rank that stands still ends the job after run.hang_minutes, by the line of one that waits for
 # it, which names it, and the run resumes; so does a fault of NCCL's. A job that was stopped whole
 # goes on. The device is the emulator's, where KINTOUN_BUILD names no other build.
 # seconds: 300
 . "$(dirname "$0")/runs.sh"
-trap 'kill -9 $launcher $(processes "" kintoun) 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill -9 $launcher $(processes ".*" kintoun) 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 1' TERM INT
 build=${KINTOUN_BUILD:-$build}
 make_tiny

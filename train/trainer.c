@@ -190,20 +190,20 @@ static int start_without(Trainer *t) {
     return EXIT_DONE;
 }
 
-// Where ranks that wait too long ask the others; what was asked in earlier starts is removed.
+// Where ranks that wait too long ask the others: RUN/hang-GENERATION. Those of earlier starts go.
 static bool arrange_roll_call(const Trainer *t, Error *error) {
     char name[32], folder[PATH_BYTES_MAX];
     int count = 0;
     char **names = t->mesh.rank == 0 ? folder_list(t->config.run.dir, &count, error) : NULL;
-    bool ok = t->mesh.rank != 0 || names != NULL;
-    for (int i = 0; i < count && ok; i++) {
-        if (strncmp(names[i], "hang-", 5) != 0) continue;
-        ok = path_join(folder, t->config.run.dir, names[i], error) && folder_remove(folder, error);
+    for (int i = 0; i < count; i++) {
+        const bool old = strncmp(names[i], "hang-", 5) == 0 && strlen(names[i]) == 21 &&
+                         strspn(names[i] + 5, "0123456789abcdef") == 16;
+        if (!old || !path_join(folder, t->config.run.dir, names[i], error)) continue;
+        if (!folder_remove(folder, error)) fprintf(stderr, "%s stays: %s\n", folder, error->text);
     }
     folder_list_free(names, count);
     snprintf(name, sizeof(name), "hang-%016" PRIx64, t->generation);
-    if (!agree(t->world, ok && path_join(folder, t->config.run.dir, name, error), error))
-        return false;
+    if (!path_join(folder, t->config.run.dir, name, error)) return false;
     watchdog_roll_call(folder, t->mesh.rank, t->mesh.size);
     return true;
 }

@@ -472,7 +472,7 @@ static void time_choices(Kind kind, int64_t T, int64_t N, int64_t K, const Opera
     result[0].algo = plan->algo[class];
     result[0].state = plan->found[class] ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
     Terms t = terms_of(&s, T, o);
-    double warm[1 + CHOICES], least[1 + CHOICES];
+    double warm[1 + CHOICES] = {0}, least[1 + CHOICES];
     for (int i = 0; i <= found; i++) {
         least[i] = warm[i] = INFINITY;
         for (int j = 0; j < 2 && result[i].state == CUBLAS_STATUS_SUCCESS; j++) {  // First, loads.
@@ -480,6 +480,7 @@ static void time_choices(Kind kind, int64_t T, int64_t N, int64_t K, const Opera
         }
         if (warm[i] < warm[best]) best = i;
     }
+    if (!isfinite(warm[best])) return;
     const double most = 2 * warm[best];  // What is much slower is left out.
     const int64_t repeats = 1 + (int64_t)fmin(5e-4 / warm[best], 99);
     for (int i = 0; i < ROUNDS * (1 + found); i++) {
