@@ -39,6 +39,7 @@ TESTS_fp32 := $(filter-out $(NO_FP32),$(TESTS))
 TESTS_bf16 := $(shell grep -l '^// precision:.*bf16' $(TESTS) /dev/null)
 TESTS_safe := $(filter-out $(shell grep -l '^// sanitize: no' $(TESTS) /dev/null),$(TESTS_fp32))
 TESTS_device := $(shell grep -l '^// backends:' $(TESTS) /dev/null)
+TESTS_safe_bf16 := $(shell grep -l '^// sanitize: bf16' $(TESTS) /dev/null)
 BENCHES := $(patsubst %.c,%,$(wildcard bench/*.c))
 
 PRECISIONS := $(or $(PRECISION),bf16 fp32)
@@ -206,6 +207,7 @@ emulator: $(foreach p,$(PRECISIONS),build/emulator-$(p)/kintoun \
               $(filter $(TESTS_$(p):%.c=build/emulator-$(p)/%), \
                   $(TESTS_device:%.c=build/emulator-$(p)/%))) \
           $(TESTS_device:%.c=build/debug-emulator-fp32/%) \
+          $(TESTS_safe_bf16:%.c=build/debug-emulator-bf16/%) \
           build/emulator-fp32/tests/faults build/debug-emulator-fp32/tests/faults \
           build/emulator-fp32/tests/cudnn/offsets
 bench: $(foreach b,$(BUILDS) $(BUILDS_CUDA),$(BENCHES:%=$(b)/%))

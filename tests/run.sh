@@ -6,7 +6,8 @@
 #   // precision: fp32 bf16   the builds that it runs in; fp32 if not given
 #   // threads: 2             OMP_NUM_THREADS, 1 if not given
 #   // seconds: 600           the time limit, 300 if not given
-#   // sanitize: no           not in the build with sanitizers
+#   // sanitize: no           not in the builds with sanitizers; bf16: in the emulator's bf16 one,
+#                              too, since it has kernels of its own
 #   // backends: all          in the emulator's builds and on a GPU, too
 #   // device: 1 2            the numbers of ranks in the emulator and on a GPU, if not all
 #   // orders: up down         in the emulator once more with threads and blocks in each order;
@@ -109,7 +110,8 @@ rm -rf $results build/tmp && mkdir -p $results
 export UBSAN_OPTIONS=print_stacktrace=1
 single=$results/single several=$results/several
 : >$single && : >$several
-builds_here="cpu-fp32 cpu-bf16 debug-cpu-fp32 emulator-fp32 emulator-bf16 debug-emulator-fp32"
+builds_here="cpu-fp32 cpu-bf16 debug-cpu-fp32 emulator-fp32 emulator-bf16 debug-emulator-fp32 \
+    debug-emulator-bf16"
 has_bf16=$(grep -cm 1 avx512_bf16 /proc/cpuinfo)
 
 # builds_of SOURCE: where it runs.
@@ -122,6 +124,7 @@ builds_of() {
         cuda* | *no-*) ;;
         *fp32*) echo debug-$backend-fp32 ;;
         esac
+        [ $backend-"$(setting "$1" sanitize)" != emulator-bf16 ] || echo debug-emulator-bf16
     done | while read -r build; do
         case " ${BUILDS:-$builds_here} " in
         *" $build "*) echo "$build" ;;

@@ -34,7 +34,9 @@ for program in $release $debug; do
     for order in up down random; do
         EMULATOR_ORDER=$order $program right >/dev/null || complain "right: $program $order"
     done
-    $program product >/dev/null || complain "product: $program"
+    for case in product copy tensor; do
+        $program $case >/dev/null || complain "$case: $program"
+    done
     timeout 60 mpirun -np 2 $program transport >/dev/null || complain "transport: $program"
 done
 for seed in 1 2 3 4 5; do
@@ -54,6 +56,9 @@ finds $release leaves "of kernel leave_kernel(float*)"
 finds $release lane "is not in the mask 0000ffff that it gives"
 finds $release short "the mask ffffffff names lanes that the last warp lacks: it has 8"
 finds $release masks "16 of 32 threads wait in their warp (the first is 0, for the lanes ffffffff)"
+finds $release lanes "16 of 32 threads wait in their warp (the first is 0, for the lanes ffffffff)"
+finds $release early "wrong: [0] is -nan"
+finds $release unwaited "that did not wait for 1 copies into shared memory"
 finds $release threads "kernel of 1 x 1 x 1 blocks of 2048 x 1 threads: invalid configuration"
 finds $release memory "invalid argument"
 finds $release overlaps "cublasLtMatmul: operand D overlaps operand B"

@@ -333,30 +333,32 @@ static void print_traffic(const Plan *plan, const StageFacts *facts) {
     }
 }
 
-// What attention takes on a GPU, both ways: an estimate by rates of an H200, cuDNN's in bf16 on
-// tensor cores and our own kernels' on the fp32 pipes. A forward is two products, cuDNN's backward
-// five, our own seven; model FLOPs count six in all.
+// What attention takes on a GPU: an estimate by rates of an H200. A forward is two products,
+// cuDNN's backward five, our own seven; model FLOPs count six in all.
 static void print_attention(const Plan *plan, const StageFacts *facts) {
-    enum { CUDNN_TFLOPS = 400, OWN_TFLOPS = 15 };
+    enum { CUDNN_TFLOPS = 400, OWN_TFLOPS = 200, FP32_TFLOPS = 15 };
     const Config *c = &plan->config;
     const Cost cost = model_cost(&plan->model);
     const double again = plan->recompute == RECOMPUTE_BLOCK ? 2 : 0;
     printf(
-        "\nattention on H200s, estimated: TFLOPs of a step, s of a rank; run.deterministic (%s "
-        "here), which is\nthe fp32 build's way, too, computes two products more, and on the fp32 "
-        "pipes (%d TFLOP/s)\ninstead of the tensor cores (%d)\n"
-        "  %-12s %11s %9s %15s %9s\n",
-        c->model.deterministic ? "on" : "off", OWN_TFLOPS, CUDNN_TFLOPS, "stage", "cuDNN", "s",
-        "deterministic", "s");
+        "\nattention on H200s, estimated: TFLOPs of a step, s of a rank, by cuDNN (%d TFLOP/s); "
+        "by our own\nkernels, which compute two products more: run.deterministic (%s here) in "
+        "bf16, "
+        "on tensor cores\n(%d, not measured yet); the fp32 build and a head_dim above 128, on the "
+        "fp32 pipes (%d)\n"
+        "  %-12s %11s %9s %15s %9s %9s\n",
+        CUDNN_TFLOPS, c->model.deterministic ? "on" : "off", OWN_TFLOPS, FP32_TFLOPS, "stage",
+        "cuDNN", "s", "our own", "s", "fp32 s");
     for (int64_t s = 0; s < c->stage_count; s++) {
         const double rest = facts[s].tokens * (double)cost.token +
                             facts[s].text * (double)cost.text +
                             facts[s].samples * (double)cost.segment;
         const double product = 1e-12 * (facts[s].flops - 3 * rest) / 6;
-        const double fast = (7 + again) * product, own = (9 + again) * product;
+        const double cudnn = (7 + again) * product, own = (9 + again) * product;
         const double ranks = plan->mesh.size;
-        printf("  %-12.12s %11.4g %9.3g %15.4g %9.3g\n", c->stages[s].name, fast,
-               fast / ranks / CUDNN_TFLOPS, own, own / ranks / OWN_TFLOPS);
+        printf("  %-12.12s %11.4g %9.3g %15.4g %9.3g %9.3g\n", c->stages[s].name, cudnn,
+               cudnn / ranks / CUDNN_TFLOPS, own, own / ranks / OWN_TFLOPS,
+               own / ranks / FP32_TFLOPS);
     }
 }
 

@@ -30,6 +30,7 @@
 
 #include "tests/emulator/device_functions.h"
 #include "tests/emulator/device_math.h"
+#include "tests/emulator/tensor_functions.h"
 
 cudaError_t emulator_launch(const cudaLaunchConfig_t &config, const void *kernel,
                             std::function<void()> thread);

@@ -23,7 +23,7 @@ extern dim3 blockDim, gridDim;
 static const int warpSize = 32;
 
 // What the lanes of a warp do together; all lanes of a mask must do the same.
-typedef enum { WARP_SYNC, WARP_SHUFFLE, WARP_BALLOT } WarpKind;
+typedef enum { WARP_SYNC, WARP_SHUFFLE, WARP_BALLOT, WARP_TOGETHER } WarpKind;
 
 // Waits for the lanes of `mask`; gives the value of lane `source`, or the lanes whose value is not
 // zero.

@@ -53,8 +53,12 @@ struct Launch {
 };
 void run_kernel(const Launch &launch);
 
-// The kernel that is running, NULL without one.
+// The kernel that is running, NULL without one; the number of its thread in the block.
 const Launch *running();
+unsigned thread();
+
+// The thread ends: it has waited for all copies that it has begun.
+void check_copies();
 
 // The name of a function of this program, for messages. The text lives until the next call.
 const char *function_name(const void *function);

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/cuda/kernel.cuh"
+#include "base/cuda/tensor.cuh"
 #include "tests/emulator/cublasLt.h"
 
 extern "C" {
@@ -90,6 +90,59 @@ static __global__ void shuffle_kernel(float *x, unsigned mask) {
 static __global__ void masks_kernel(float *x) {
     const unsigned mask = threadIdx.x < 16 ? 0xffffffffu : 0xffff0000u;
     x[threadIdx.x] = __shfl_xor_sync(mask, x[threadIdx.x], 1);
+}
+
+enum { COPY_WAITS, COPY_EARLY, COPY_LEAVES };
+
+// By way of shared memory, 16 bytes a thread; what is read too early is not there yet.
+template <int HOW>
+static __global__ void copy_kernel(float *to, const float *from) {
+    extern __shared__ char dynamic_shared[];
+    float *const mine = (float *)dynamic_shared + 4 * threadIdx.x;
+    __pipeline_memcpy_async(mine, from + 4 * threadIdx.x, 16);
+    __pipeline_commit();
+    if (HOW == COPY_WAITS) __pipeline_wait_prior(0);
+    for (int i = 0; i < 4 && HOW != COPY_LEAVES; i++) to[4 * threadIdx.x + i] = mine[i];
+    if (HOW == COPY_EARLY) __pipeline_wait_prior(0);
+}
+
+template <int HOW>
+static int copy(Case *c) {
+    device_copy(c->device, c->host, N * 4, NULL);
+    LAUNCH(copy_kernel<HOW>, 1, N / 4, N * 4, NULL, c->other, c->device);
+    return compare_device(c, c->other, 0, 1);
+}
+
+// A left factor of [g][c] = g, a right one of ones below c = 2: each sum is 2 g. `lanes` alone
+// call.
+static __global__ void tensor_kernel(float *to, unsigned lanes) {
+    extern __shared__ char dynamic_shared[];
+    uint16_t *const rows = (uint16_t *)dynamic_shared;  // [16][16], then [8][16]
+    const int lane = (int)threadIdx.x;
+    for (int i = lane; i < 24 * 16; i += WARP) {
+        const float value = i < 256 ? (float)(i / 16) : i % 16 < 2 ? 1.0f : 0.0f;
+        rows[i] = float_to_bf16(value);
+    }
+    __syncthreads();
+    if (!(lanes >> lane & 1u)) return;
+    uint32_t left[4], right[4];
+    float sums[4] = {};
+    tensor_load(left, tensor_address(rows + lane % 16 * 16 + lane / 16 * 8));
+    tensor_load(right, tensor_address(rows + 256 + lane % 8 * 16 + lane / 8 % 2 * 8));
+    tensor_product(sums, left, right);
+    for (int i = 0; i < 4; i++) to[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+static int tensor(Case *c, unsigned lanes) {
+    LAUNCH(tensor_kernel, 1, WARP, 24 * 32, NULL, c->other, lanes);
+    device_copy(c->host, c->other, N * 4, NULL);
+    for (int i = 0; i < 16 * 8; i++) {
+        if (c->host[i] == (float)(2 * (i / 8))) continue;
+        printf("wrong: [%d] is %g\n", i, (double)c->host[i]);
+        return 1;
+    }
+    printf("right\n");
+    return 0;
 }
 
 static __global__ void add_kernel(float *x, float value) {
@@ -282,6 +335,11 @@ static int run(Case *c, Comm *world, const char *what) {
     if (is("counts") || is("calls") || is("transport")) return transport(c, world, what);
     if (is("product")) return product(c, false);
     if (is("overlaps")) return product(c, true);
+    if (is("copy")) return copy<COPY_WAITS>(c);
+    if (is("early")) return copy<COPY_EARLY>(c);
+    if (is("unwaited")) return copy<COPY_LEAVES>(c);
+    if (is("tensor")) return tensor(c, all);
+    if (is("lanes")) return tensor(c, 0xffffu);
     if (is("speed")) return speed(c);
     stream_wait(NULL);
     printf("not found\n");

@@ -48,11 +48,12 @@ struct Fiber {
     void *fake;   // The address sanitizer's.
 };
 
-// What a thread waits for in its warp.
+// What a thread waits for in its warp. work: of WARP_TOGETHER, whose value is a pointer.
 struct Lane {
     WarpKind kind;
     unsigned mask, source;
     uint64_t value, result;
+    void (*work)(void *const of_lane[32]);
 };
 
 // One for the program: whoever runs a kernel holds the lock.
@@ -112,6 +113,7 @@ static void run_next() {
     block.of[thread] = self;
     threadIdx = self->index;
     block.launch->thread();
+    check_copies();
     block.of[thread] = NULL;
     block.ended++;
 }
@@ -287,9 +289,15 @@ static void finish_warp(unsigned warp, unsigned mask, WarpKind kind) {
     for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
         const unsigned l = (unsigned)__builtin_ctz(rest);
         ballot |= (uint64_t)(lanes[l].value != 0) << l;
-        if (lanes[l].mask == mask && lanes[l].kind == kind) continue;
+        const bool as_first = lanes[l].work == lanes[__builtin_ctz(mask)].work;
+        if (lanes[l].mask == mask && lanes[l].kind == kind && as_first) continue;
         FAULT("lanes of a warp meet with masks %08x and %08x (lane %u)%s", mask, lanes[l].mask, l,
-              lanes[l].kind == kind ? "" : " in different calls");
+              lanes[l].kind == kind && as_first ? "" : " in different calls");
+    }
+    if (kind == WARP_TOGETHER) {
+        void *of_lane[32];
+        for (int l = 0; l < 32; l++) of_lane[l] = (void *)(uintptr_t)lanes[l].value;
+        lanes[0].work(of_lane);
     }
     for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
         Lane &lane = lanes[__builtin_ctz(rest)];
@@ -304,20 +312,34 @@ static void finish_warp(unsigned warp, unsigned mask, WarpKind kind) {
 
 }  // namespace emulator
 
-uint64_t emulator_warp(WarpKind kind, unsigned mask, uint64_t value, unsigned source) {
+unsigned emulator::thread() {
+    return linear(threadIdx);
+}
+
+// Waits in the warp; work as in Lane.
+static uint64_t meet(WarpKind kind, unsigned mask, uint64_t value, unsigned source,
+                     void (*work)(void *const of_lane[32])) {
     using namespace emulator;
-    check_in_kernel("a shuffle or vote");
+    check_in_kernel("a shuffle, vote or product");
     const unsigned me = linear(threadIdx), warp = me / 32, lane = me % 32;
     if (!(mask >> lane & 1u)) FAULT("lane %u is not in the mask %08x that it gives", lane, mask);
     if (mask & ~lanes_of(warp)) {
         FAULT("the mask %08x names lanes that the last warp lacks: it has %u", mask,
               block.threads - warp * 32);
     }
-    block.lanes[me] = Lane{kind, mask, source, value, 0};
+    block.lanes[me] = Lane{kind, mask, source, value, 0, work};
     block.waiting[warp] |= 1u << lane;
     if ((block.waiting[warp] & mask) == mask) finish_warp(warp, mask, kind);
     switch_to(pick());
     return block.lanes[me].result;
+}
+
+uint64_t emulator_warp(WarpKind kind, unsigned mask, uint64_t value, unsigned source) {
+    return meet(kind, mask, value, source, NULL);
+}
+
+void emulator_together(void (*work)(void *const of_lane[32]), void *mine) {
+    meet(WARP_TOGETHER, 0xffffffffu, (uint64_t)(uintptr_t)mine, 0, work);
 }
 
 unsigned emulator_block(unsigned value) {

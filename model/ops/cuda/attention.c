@@ -37,9 +37,16 @@ void attention_prepare(const AttentionBounds *bounds, int64_t ldq, int64_t ldk, 
 }
 
 const char *attention_describe(int64_t D, bool deterministic) {
-    if (REAL_TYPE == TYPE_F32) return "our own kernels, since cuDNN has none in fp32";
-    if (deterministic) return "our own kernels (run.deterministic)";
-    if (own(D, false))
-        return "our own kernels, since cuDNN has none for this GPU and head_dim: slow";
-    return "cuDNN; gradients are sums in changing order (run.deterministic=true: they are not)";
+    if (REAL_TYPE == TYPE_F32) return "our own kernels on the fp32 pipes, since cuDNN has no fp32";
+    if (!own(D, deterministic)) {
+        return "cuDNN; gradients are sums in changing order (run.deterministic=true: they are not)";
+    }
+    const bool tensor = attention_own_tensor(D);
+    if (deterministic) {
+        return tensor ? "our own kernels on tensor cores (run.deterministic)"
+                      : "our own kernels on the fp32 pipes (run.deterministic): slow";
+    }
+    return tensor
+               ? "our own kernels on tensor cores, since cuDNN has none for this GPU"
+               : "our own kernels on the fp32 pipes, since cuDNN has none for this head_dim: slow";
 }

@@ -6,7 +6,7 @@
 // Shared memory holds the owner's tile, the tile that streams by and the weights between them, as
 // floats. Of a tile's products a thread has 4 x 4 scores and 4 rows x 4 channels of each 64: for 16
 // sums it reads 8 floats, by 16 bytes.
-#include "base/cuda/kernel.cuh"
+#include "model/ops/cuda/attention_own.cuh"
 
 extern "C" {
 #include "base/die.h"
@@ -22,56 +22,6 @@ enum {
     WEIGHT_STRIDE = TILE + 4,
     D_MAX = 256,
 };
-
-static const float LOG2_E = 1.44269504089f, LN_2 = 0.69314718056f;
-
-// Rows of one kind: x [rows, heads * D].
-typedef struct {
-    const real *x;
-    int64_t ld;
-} Rows;
-
-typedef struct {
-    const int32_t *q_start, *k_start;
-    int S, heads, D;
-    int depth;   // D as the tiles hold it: a multiple of 4, filled up with zeros.
-    int stride;  // Of a tile's row. A quarter of it is odd: 8 rows' quads lie in different banks.
-    bool wide;   // All rows can be read and written by 16 bytes.
-    float scale;
-    Rows q, k, v, dout;
-    real *out, *dq, *dk, *dv;
-    int64_t ldo, lddq, lddk, lddv;
-    float *lse;          // [T, heads]
-    const float *delta;  // [T, heads] sum over D of dout * out.
-} Arguments;
-
-// What a block owns: `rows` rows from `first` on; the other side is [other, other_end).
-typedef struct {
-    int64_t first, other, other_end;
-    int rows;
-} Item;
-
-// Segment s has the tiles from start[s] / TILE + s on, which leaves room for its last, incomplete
-// one: no prefix sum is needed, and T / TILE + S tiles are enough for all. rows = 0: none is left.
-static __device__ Item item_find(const int32_t *start, const int32_t *other, int S, int tile) {
-    int s = 0, end = S;
-    while (end - s > 1) {
-        const int middle = (s + end) / 2;
-        if (start[middle] / TILE + middle <= tile) {
-            s = middle;
-        } else {
-            end = middle;
-        }
-    }
-    const int first = start[s] + (tile - (start[s] / TILE + s)) * TILE;
-    const int left = start[s + 1] - first;
-    Item item;
-    item.first = first;
-    item.rows = left < 0 ? 0 : left < TILE ? left : TILE;
-    item.other = other[s];
-    item.other_end = other[s + 1];
-    return item;
-}
 
 // tile [TILE, depth] = rows [first, first + rows) of a head, and zeros.
 static __device__ __forceinline__ void tile_load(float *tile, const Arguments &a, const Rows &from,
@@ -253,7 +203,7 @@ static __global__ void __launch_bounds__(THREADS) own_forward(const Arguments a)
     extern __shared__ char dynamic_shared[];
     float *const own = (float *)dynamic_shared, *const other = own + TILE * a.stride;
     float *const weights = other + TILE * a.stride;
-    const Item item = item_find(a.q_start, a.k_start, a.S, (int)blockIdx.x);
+    const Item item = item_find(a.q_start, a.k_start, a.S, TILE);
     if (item.rows > 0) {
         Sums<QUADS> sums = {};
         float top[PART], total[PART] = {};
@@ -317,7 +267,7 @@ static __global__ void __launch_bounds__(THREADS) own_backward_keys(const Argume
     extern __shared__ char dynamic_shared[];
     float *const own = (float *)dynamic_shared, *const other = own + TILE * a.stride;
     float *const weights = other + TILE * a.stride;
-    const Item item = item_find(a.k_start, a.q_start, a.S, (int)blockIdx.x);
+    const Item item = item_find(a.k_start, a.q_start, a.S, TILE);
     if (item.rows > 0) {
         Sums<QUADS> dk = {}, dv = {};
         for (int64_t first = item.other; first < item.other_end; first += TILE) {
@@ -369,7 +319,7 @@ static __global__ void __launch_bounds__(THREADS) own_backward_queries(const Arg
     extern __shared__ char dynamic_shared[];
     float *const own = (float *)dynamic_shared, *const other = own + TILE * a.stride;
     float *const weights = other + TILE * a.stride;
-    const Item item = item_find(a.q_start, a.k_start, a.S, (int)blockIdx.x);
+    const Item item = item_find(a.q_start, a.k_start, a.S, TILE);
     if (item.rows > 0) {
         Sums<QUADS> dq = {};
         float lse[PART], delta[PART];
@@ -451,6 +401,7 @@ void attention_own_forward(real *out, int64_t ldo, float *lse, const real *q, in
     a.lse = lse;
     a.wide = a.D % REALS_16 == 0 && aligned_16(q, ldq) && aligned_16(k, ldk) &&
              aligned_16(v, ldv) && aligned_16(out, ldo);
+    if (attention_tensor_forward(&a, shape->q_start[shape->S], stream)) return;
     start(kernel, &a, shape->q_start[shape->S], stream);
 }
 
@@ -483,6 +434,7 @@ void attention_own_backward(const AttentionBackward *b, const AttentionShape *sh
     const Rows out = {b->out, b->ldo};
     LAUNCH(own_delta, blocks, THREADS, 0, stream, delta, a.dout, out, T * shape->heads, a.heads,
            a.D);
+    if (attention_tensor_backward(&a, T, X, stream)) return;
     start(keys, &a, X, stream);
     start(queries, &a, T, stream);
 }
