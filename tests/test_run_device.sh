@@ -1,7 +1,8 @@
 #!/bin/sh
 # Whole runs on a device: each of 20 losses as on the CPU to 1e-4; the same checkpoints, byte for
 # byte, on 1, 2 and 4 ranks with any shard, stopped and resumed on fewer; with sequences the same
-# losses to 1e-5; checkpoints go from the CPU to the device and back. The device is the emulator's,
+# losses to 1e-5; checkpoints go from the CPU to the device and back; in bf16 the same bytes on 1 and
+# 4 ranks, and the losses of fp32 to 1e-3. The device is the emulator's,
 # which does most layouts for 10 steps, where KINTOUN_BUILD names no other build.
 # tests/losses/tiny-fp32.txt is what the CPU's build in fp32 had, by
 #   KINTOUN_BUILD=build/cpu-fp32 sh tests/test_run_device.sh losses >tests/losses/tiny-fp32.txt
@@ -38,6 +39,15 @@ for ranks in 2 4; do # Each pack split over all.
     must sequence$ranks $ranks parallel.sequence=$ranks $settings $end
     close sequence$ranks one 1e-5
 done
+
+fp32=$build all_steps=$steps
+build=${device%fp32}bf16 steps=3
+must bf16 1 $settings run.stop_at=3
+must bf16:4 4 parallel.shard=2 $settings run.stop_at=3
+same bf16:4 "$(digest bf16 3)"
+close bf16:4 bf16 0
+close bf16 one 1e-3
+build=$fp32 steps=$all_steps
 
 # crossed NAME FROM TO: one build goes on with the checkpoint of another.
 crossed() {
