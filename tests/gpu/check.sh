@@ -93,17 +93,23 @@ part_sanitizer() {
         lines=4 step memcheck_$test 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
             build/cuda-fp32/tests/test_$test
     done
-    lines=4 step memcheck_product_bf16 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
-        build/cuda-bf16/tests/test_product
+    for test in product attention; do
+        lines=4 step memcheck_${test}_bf16 20 compute-sanitizer --tool memcheck --error-exitcode 9 \
+            build/cuda-bf16/tests/test_$test
+    done
     lines=4 step racecheck_norm 20 compute-sanitizer --tool racecheck --error-exitcode 9 \
         build/cuda-fp32/tests/test_norm
+    lines=4 step racecheck_attention_bf16 40 compute-sanitizer --tool racecheck \
+        --error-exitcode 9 build/cuda-bf16/tests/test_attention
 }
 
 # Steps of Goku-8B's width at pack lengths from 8k to 64k tokens; those of 2B's are compared.
 part_bench() {
     lines=30 step memory_bound 20 build/cuda-bf16/bench/memory_bound 65536 1792
     lines=30 step products 40 build/cuda-bf16/bench/products
-    lines=30 step attention 20 build/cuda-bf16/bench/attention
+    lines=30 step attention 20 build/cuda-bf16/bench/attention 14 576 576 28 64 \
+        2 17280 17280 28 64 1 64800 64800 28 64 14 576 128 28 64 14 576 576 16 72 \
+        1 8192 8192 24 128
     for size in '3072 48 2 8064 14' '3072 48 2 34560 1' '3072 48 1 64800 1'; do
         lines=2 step "step_$(echo $size | tr ' ' _)" 30 \
             build/cuda-bf16/bench/step $size 128 7 989
