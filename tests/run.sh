@@ -7,7 +7,7 @@
 #   // threads: 2             OMP_NUM_THREADS, 1 if not given
 #   // seconds: 600           the time limit, 300 if not given
 #   // sanitize: no           not in the builds with sanitizers; bf16: in the emulator's bf16 one,
-#                              too, since it has kernels of its own
+#                              too, for ops, whose kernels differ by precision
 #   // backends: all          in the emulator's builds and on a GPU, too
 #   // device: 1 2            the numbers of ranks in the emulator and on a GPU, if not all
 #   // orders: up down         in the emulator once more with threads and blocks in each order;

@@ -5,6 +5,7 @@
 // backends: all
 // orders: up down
 // precision: fp32 bf16
+// sanitize: bf16
 #include "model/ops/flow.h"
 #include "tests/op_check.h"
 

@@ -4,6 +4,7 @@
 // backends: all
 // orders: up down
 // precision: fp32 bf16
+// sanitize: bf16
 #include "model/ops/norm.h"
 #include "tests/op_check.h"
 

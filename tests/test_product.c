@@ -6,6 +6,7 @@
 // backends: all
 // orders: up down
 // precision: fp32 bf16
+// sanitize: bf16
 #include "model/ops/pointwise.h"
 #include "model/ops/product.h"
 #include "tests/op_check.h"

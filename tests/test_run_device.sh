@@ -1,9 +1,9 @@
 #!/bin/sh
 # Whole runs on a device: each of 20 losses as on the CPU to 1e-4; the same checkpoints, byte for
 # byte, on 1, 2 and 4 ranks with any shard, stopped and resumed on fewer; with sequences the same
-# losses to 1e-5; checkpoints go from the CPU to the device and back; in bf16 the same bytes on 1 and
-# 4 ranks, and the losses of fp32 to 1e-3. The device is the emulator's,
-# which does most layouts for 10 steps, where KINTOUN_BUILD names no other build.
+# losses to 1e-5; checkpoints go from the CPU to the device and back; in bf16 the same bytes on 1
+# and 4 ranks, and the losses of fp32 to 1e-3. The device is the emulator's, which does most layouts
+# for 10 steps, where KINTOUN_BUILD names no other build.
 # tests/losses/tiny-fp32.txt is what the CPU's build in fp32 had, by
 #   KINTOUN_BUILD=build/cpu-fp32 sh tests/test_run_device.sh losses >tests/losses/tiny-fp32.txt
 # seconds: 900
