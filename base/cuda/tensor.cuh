@@ -1,16 +1,14 @@
 // Products on tensor cores (sm_80 and later) as the lanes of a warp share in them: bf16 factors,
-// float sums; and copies into shared memory that go on beside the thread (CUDA's __pipeline_...).
-// All 32 lanes make a call together. Which lane holds what (PTX ISA, "Matrix Multiply-Accumulate
-// Operation Using mma Instruction", m16n8k16), with g = lane / 4 and c = 2 (lane % 4); a word holds
-// two neighbours, the first one in its low half:
+// float sums; and copies into shared memory that go on beside the thread.
+// All 32 lanes load and multiply together. Which lane holds what (PTX ISA, "Matrix
+// Multiply-Accumulate Operation Using mma Instruction", m16n8k16), with g = lane / 4 and c = 2
+// (lane % 4); a word holds two neighbours, the first one in its low half:
 //     left [16, 16]   words: (g, c..)  (g + 8, c..)  (g, c + 8..)  (g + 8, c + 8..)
 //     right [16, 8]   words: (c.., g)  (c + 8.., g), neighbours below each other
 //     sums [16, 8]    (g, c)  (g, c + 1)  (g + 8, c)  (g + 8, c + 1)
 // So sums of two products side by side, rounded, are a left factor as they lie.
 #ifndef BASE_CUDA_TENSOR_CUH
 #define BASE_CUDA_TENSOR_CUH
-
-#include <cuda_pipeline_primitives.h>
 
 #include "base/cuda/kernel.cuh"
 
@@ -26,9 +24,27 @@ static __device__ __forceinline__ void tensor_product(float sums[4], const uint3
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
 
-// The address of shared memory that the loads below take; bytes may be added to it.
+// The address in shared memory that copies and loads take; bytes may be added to it.
 static __device__ __forceinline__ uint32_t tensor_address(const uint16_t *shared) {
     return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+// Begins to copy 16 or 4 bytes, at a multiple of them, to shared memory; zeros where nothing is
+// `there`: then it does not read.
+static __device__ __forceinline__ void tensor_copy_16(uint32_t to, const void *from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
+                 : "memory");
+}
+static __device__ __forceinline__ void tensor_copy_4(uint32_t to, const void *from, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to),
+                 "l"(__cvta_generic_to_global(from)), "r"(there ? 4 : 0)
+                 : "memory");
+}
+
+// The thread's copies are done. Other threads see them behind a barrier.
+static __device__ __forceinline__ void tensor_copies_wait() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // Four 8 x 8 matrices of bf16 from shared memory: lane l names the start of row l % 8 of matrix

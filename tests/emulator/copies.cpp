@@ -1,56 +1,52 @@
 // Copies into shared memory that go on beside their thread.
 #include <string.h>
 
-#include <deque>
+#include <vector>
 
-#include "tests/emulator/cuda_pipeline_primitives.h"
 #include "tests/emulator/emulator.h"
+
+extern thread_local char dynamic_shared[];
 
 namespace {
 
 struct Copy {
-    void *to;
-    const void *from;
-    size_t bytes, zeros, group;
-};
-
-struct Thread {
-    std::deque<Copy> copies;
-    size_t groups;  // Committed.
+    char *to;
+    const void *from;  // NULL: zeros.
+    size_t bytes;
 };
 
 }  // namespace
 
-// Of the block that runs. Not a thread-local variable: those are shared memory here.
-static Thread *const threads = new Thread[emulator::THREADS_MAX]();
+// Of each thread of the block that runs. Not a thread-local variable: those are shared memory here.
+static std::vector<Copy> *const under_way = new std::vector<Copy>[emulator::THREADS_MAX]();
 
-void __pipeline_memcpy_async(void *shared, const void *global, size_t bytes, size_t zeros) {
-    const bool fits = (bytes == 4 || bytes == 8 || bytes == 16) && zeros <= bytes;
-    if (!fits || (uintptr_t)shared % bytes != 0 || (uintptr_t)global % bytes != 0) {
-        FAULT("a copy of %zu bytes, %zu of them zeros, from %p to %p of shared memory", bytes,
-              zeros, global, shared);
+static void begin(uint32_t to, const void *from, bool there, size_t bytes) {
+    const bool inside = to + bytes <= (uint64_t)emulator::running()->dynamic_bytes;
+    if (to % bytes != 0 || (uintptr_t)from % bytes != 0 || !inside) {
+        FAULT("a copy of %zu bytes from %p to byte %u of dynamic shared memory", bytes, from, to);
     }
-    Thread &t = threads[emulator::thread()];
-    t.copies.push_back(Copy{shared, global, bytes, zeros, t.groups});
+    under_way[emulator::thread()].push_back({dynamic_shared + to, there ? from : NULL, bytes});
 }
 
-void __pipeline_commit() {
-    threads[emulator::thread()].groups++;
+void tensor_copy_16(uint32_t to, const void *from, bool there) {
+    begin(to, from, there, 16);
 }
 
-void __pipeline_wait_prior(size_t groups) {
-    Thread &t = threads[emulator::thread()];
-    while (!t.copies.empty() && t.copies.front().group + groups < t.groups) {
-        const Copy &c = t.copies.front();
-        memcpy(c.to, c.from, c.bytes - c.zeros);
-        memset((char *)c.to + c.bytes - c.zeros, 0, c.zeros);
-        t.copies.pop_front();
+void tensor_copy_4(uint32_t to, const void *from, bool there) {
+    begin(to, from, there, 4);
+}
+
+void tensor_copies_wait() {
+    std::vector<Copy> &copies = under_way[emulator::thread()];
+    for (const Copy &c : copies) {
+        if (c.from == NULL) memset(c.to, 0, c.bytes);
+        if (c.from != NULL) memcpy(c.to, c.from, c.bytes);
     }
+    copies.clear();
 }
 
 void emulator::check_copies() {
-    const Thread &t = threads[thread()];
-    if (t.copies.empty()) return;
-    FAULT("a thread has ended that did not wait for %zu copies into shared memory",
-          t.copies.size());
+    const size_t count = under_way[thread()].size();
+    if (count == 0) return;
+    FAULT("a thread has ended that did not wait for %zu copies into shared memory", count);
 }

@@ -99,11 +99,10 @@ template <int HOW>
 static __global__ void copy_kernel(float *to, const float *from) {
     extern __shared__ char dynamic_shared[];
     float *const mine = (float *)dynamic_shared + 4 * threadIdx.x;
-    __pipeline_memcpy_async(mine, from + 4 * threadIdx.x, 16);
-    __pipeline_commit();
-    if (HOW == COPY_WAITS) __pipeline_wait_prior(0);
+    tensor_copy_16(16 * threadIdx.x, from + 4 * threadIdx.x, true);
+    if (HOW == COPY_WAITS) tensor_copies_wait();
     for (int i = 0; i < 4 && HOW != COPY_LEAVES; i++) to[4 * threadIdx.x + i] = mine[i];
-    if (HOW == COPY_EARLY) __pipeline_wait_prior(0);
+    if (HOW == COPY_EARLY) tensor_copies_wait();
 }
 
 template <int HOW>

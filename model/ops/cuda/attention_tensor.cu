@@ -67,13 +67,14 @@ static __device__ __forceinline__ void tile_copy(real *tile, const Arguments &a,
                                                  int64_t first, int rows) {
     constexpr int PIECES = C::DEPTH / 8, ALL = ROWS * PIECES;
     const real *x = from.x + first * from.ld + (int64_t)blockIdx.y * a.D;
+    const uint32_t to = tensor_address(tile);
 #pragma unroll
     for (int j = 0; j < ALL; j += THREADS) {
         const int i = j + (int)threadIdx.x, row = i / PIECES, d = i % PIECES * 8;
         if (ALL % THREADS != 0 && i >= ALL) continue;
         const bool there = row < rows && d < a.D;
-        __pipeline_memcpy_async(tile + row * C::STRIDE + d, there ? x + row * from.ld + d : x, 16,
-                                there ? 0 : 16);
+        tensor_copy_16(to + (row * C::STRIDE + d) * BYTES, there ? x + row * from.ld + d : x,
+                       there);
     }
 }
 
@@ -241,7 +242,7 @@ static __device__ __forceinline__ void slot_copy(real *slot, const Arguments &a,
 
 // Every copy of the block has come, and nobody reads the slot that is to be filled next.
 static __device__ __forceinline__ void slot_wait() {
-    __pipeline_wait_prior(0);
+    tensor_copies_wait();
     __syncthreads();
 }
 
@@ -260,13 +261,11 @@ static __global__ void __launch_bounds__(THREADS) tensor_forward(const Arguments
         const float c2 = a.scale * LOG2_E;
         tile_copy<C, C::ROWS>(own, a, a.q, item.first, item.rows);
         slot_copy<C>(slot, a, a.k, a.v, item.other, item.other_end);
-        __pipeline_commit();
         for (int64_t first = item.other; first < item.other_end; first += C::N) {
             slot_wait();
             if (first + C::N < item.other_end) {
                 slot_copy<C>(next, a, a.k, a.v, first + C::N, item.other_end);
             }
-            __pipeline_commit();
             Scores<C> s;
             scores<C>(s, own, slot);
             const int here = tile_rows(first, item.other_end, C::N);
@@ -302,12 +301,14 @@ template <class C>
 static __device__ __forceinline__ void slot_copy_keys(real *slot, const Arguments &a, int64_t first,
                                                       int64_t end) {
     slot_copy<C>(slot, a, a.q, a.dout, first, end);
-    float *const to = (float *)(slot + 2 * C::OTHER);
-    for (int i = (int)threadIdx.x; i < 2 * C::N; i += THREADS) {
+    static_assert(2 * C::N <= THREADS, "one each");
+    const int i = (int)threadIdx.x;
+    if (i < 2 * C::N) {
         const bool there = first + i % C::N < end;
         const float *from = i < C::N ? a.lse : a.delta;
         const int64_t t = there ? first + i % C::N : first;
-        __pipeline_memcpy_async(to + i, from + t * a.heads + blockIdx.y, 4, there ? 0 : 4);
+        tensor_copy_4(tensor_address(slot + 2 * C::OTHER) + 4 * i, from + t * a.heads + blockIdx.y,
+                      there);
     }
 }
 
@@ -323,13 +324,11 @@ static __global__ void __launch_bounds__(THREADS) tensor_backward_keys(const Arg
         tile_copy<C, C::ROWS>(k, a, a.k, item.first, item.rows);
         tile_copy<C, C::ROWS>(v, a, a.v, item.first, item.rows);
         if (item.other < item.other_end) slot_copy_keys<C>(slot, a, item.other, item.other_end);
-        __pipeline_commit();
         for (int64_t first = item.other; first < item.other_end; first += C::N) {
             slot_wait();
             if (first + C::N < item.other_end) {
                 slot_copy_keys<C>(next, a, first + C::N, item.other_end);
             }
-            __pipeline_commit();
             const float *const lse = (const float *)(slot + 2 * C::OTHER) + lane_column();
             const float *const delta = lse + C::N;
             Scores<C> p, s;
@@ -352,7 +351,7 @@ static __global__ void __launch_bounds__(THREADS) tensor_backward_keys(const Arg
             slot = next;
             next = last;
         }
-        __pipeline_wait_prior(0);
+        tensor_copies_wait();
         rows_write<C>(a.dk, a.lddk, a, item, dk, of_rows<C>(a.scale));
         rows_write<C>(a.dv, a.lddv, a, item, dv, of_rows<C>(1));
     }
@@ -373,7 +372,6 @@ static __global__ void __launch_bounds__(THREADS) tensor_backward_queries(const 
         tile_copy<C, C::ROWS>(q, a, a.q, item.first, item.rows);
         tile_copy<C, C::ROWS>(dout, a, a.dout, item.first, item.rows);
         slot_copy<C>(slot, a, a.k, a.v, item.other, item.other_end);
-        __pipeline_commit();
         const OfRows<C> lse = of_rows_read<C>(a.lse, a, item);
         const OfRows<C> delta = of_rows_read<C>(a.delta, a, item);
         for (int64_t first = item.other; first < item.other_end; first += C::N) {
@@ -381,7 +379,6 @@ static __global__ void __launch_bounds__(THREADS) tensor_backward_queries(const 
             if (first + C::N < item.other_end) {
                 slot_copy<C>(next, a, a.k, a.v, first + C::N, item.other_end);
             }
-            __pipeline_commit();
             Scores<C> p, s;
             scores<C>(p, q, slot);
             scores<C>(s, dout, slot + C::OTHER);
@@ -430,15 +427,22 @@ static void start(const Version *v, const Arguments *a, int64_t rows, Stream str
     LAUNCH(v->kernel, grid, THREADS, v->bytes, stream, *a);
 }
 
-#define VERSION(kernel, bytes, ...) \
-    { kernel<__VA_ARGS__>, __VA_ARGS__::ROWS, bytes<__VA_ARGS__> }
+// What a block may have on every device from sm_80 on; A100, H100 and B200 have more.
+enum { SHARED_MOST = 99 * 1024 };
+
+template <class C, int64_t bytes>
+static constexpr Version version(void (*kernel)(const Arguments)) {
+    static_assert(bytes <= SHARED_MOST, "more shared memory than a GeForce has");
+    return {kernel, C::ROWS, bytes};
+}
+#define VERSION(kernel, bytes, ...) version<__VA_ARGS__, bytes<__VA_ARGS__>>(kernel<__VA_ARGS__>)
 
 bool attention_tensor_forward(const Arguments *a, int64_t T, Stream stream) {
-    static const Version version[3] = {VERSION(tensor_forward, forward_bytes, Cut<64, 2, 64>),
-                                       VERSION(tensor_forward, forward_bytes, Cut<80, 2, 64>),
-                                       VERSION(tensor_forward, forward_bytes, Cut<128, 2, 32>)};
+    static const Version versions[3] = {VERSION(tensor_forward, forward_bytes, Cut<64, 2, 64>),
+                                        VERSION(tensor_forward, forward_bytes, Cut<80, 2, 64>),
+                                        VERSION(tensor_forward, forward_bytes, Cut<128, 2, 32>)};
     if (!serves(a)) return false;
-    start(version_of(version, a->D), a, T, stream);
+    start(version_of(versions, a->D), a, T, stream);
     return true;
 }
 
@@ -449,7 +453,7 @@ bool attention_tensor_backward(const Arguments *a, int64_t T, int64_t X, Stream 
     static const Version queries[3] = {
         VERSION(tensor_backward_queries, queries_bytes, Cut<64, 2, 32>),
         VERSION(tensor_backward_queries, queries_bytes, Cut<80, 2, 32>),
-        VERSION(tensor_backward_queries, queries_bytes, Cut<128, 2, 32>)};
+        VERSION(tensor_backward_queries, queries_bytes, Cut<128, 2, 16>)};
     if (!serves(a)) return false;
     start(version_of(keys, a->D), a, X, stream);
     start(version_of(queries, a->D), a, T, stream);
