@@ -46,7 +46,7 @@ done
 
 EMULATOR_ORDER=up $release barrier >/dev/null 2>&1 &&
     EMULATOR_ORDER=down $release barrier >/dev/null 2>&1 && complain "barrier: not found"
-for case in event write read; do varies $case; done
+for case in event write read early; do varies $case; done
 for case in outside before freed shared; do
     finds $debug $case "AddressSanitizer: use-after-poison"
 done
@@ -57,8 +57,7 @@ finds $release lane "is not in the mask 0000ffff that it gives"
 finds $release short "the mask ffffffff names lanes that the last warp lacks: it has 8"
 finds $release masks "16 of 32 threads wait in their warp (the first is 0, for the lanes ffffffff)"
 finds $release lanes "16 of 32 threads wait in their warp (the first is 0, for the lanes ffffffff)"
-finds $release early "wrong: [0] is -nan"
-finds $release unwaited "that did not wait for 1 copies into shared memory"
+finds $release unwaited "that did not wait for its copies into shared memory"
 finds $release threads "kernel of 1 x 1 x 1 blocks of 2048 x 1 threads: invalid configuration"
 finds $release memory "invalid argument"
 finds $release overlaps "cublasLtMatmul: operand D overlaps operand B"

@@ -4,6 +4,7 @@
 //   host waits, and now and then before. A missing event or wait shows as wrong data.
 // - A block's threads run one after the other to their next barrier, upwards or downwards, so do
 //   blocks. All shared memory starts as NaN in every block, device memory as NaN.
+// - Copies into shared memory beside their thread come at once or when it waits, as drawn.
 // - Threads that wait at different barriers, or left before one, end the program with a message,
 //   so do shuffles with a wrong mask, and a host that touches memory from cudaMalloc.
 // - The address sanitizer sees what is outside of an allocation or of dynamic shared memory.

@@ -8,8 +8,8 @@
 // Waits for all 32 lanes; `work` gets what each gave, one call for all of them.
 void emulator_together(void (*work)(void *const of_lane[32]), void *mine);
 
-// An address is the distance from dynamic_shared. Copies are done when the thread waits for them,
-// not before; a thread that ends with one under way is a fault.
+// An address is the distance from dynamic_shared. Copies are done at once or when the thread waits
+// for them, as drawn; a thread that ends without having waited is a fault.
 uint32_t tensor_address(const uint16_t *shared);
 void tensor_copy_16(uint32_t to, const void *from, bool there);
 void tensor_copy_4(uint32_t to, const void *from, bool there);
