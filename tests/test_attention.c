@@ -278,10 +278,10 @@ static void plain_loops(int64_t heads, int64_t D, int64_t S, const int *queries,
 // and fewer; one key; no queries.
 static void test_plain_loops(void **state) {
     (void)state;
-    const int64_t dims[] = {16, 20, 64, 72, 128, 136, 200, 256};
+    const int64_t dims[] = {16, 20, 64, 72, 96, 104, 128, 136, 200, 256};
     const int mixed[] = {64, 1, 63, 65, 0, 128}, texts[] = {64, 1, 63, 65, 3, 128};
     const int queries[] = {300, 7, 129}, keys[] = {1, 130, 64};
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 10; i++) {
         const bool odd = dims[i] % 8 != 0;
         plain_loops(2, dims[i], 6, mixed, texts, odd || i % 2 == 0);
         plain_loops(1, dims[i], 3, queries, keys, odd || i % 2 == 1);
@@ -336,8 +336,9 @@ static void check_finite(const char *name, const real *x, int64_t n) {
 // would be infinite.
 static void test_large_scores(void **state) {
     (void)state;
-    for (int below = 0; below <= 1; below++) {
-        Attention a = attention_random(1, 64, 2, (int[]){300, 3}, (int[]){300, 1}, false);
+    for (int form = 0; form < 4; form++) {
+        const bool below = form % 2, deterministic = form / 2;
+        Attention a = attention_random(1, 64, 2, (int[]){300, 3}, (int[]){300, 1}, deterministic);
         for (int64_t i = 0; i < a.T * a.C; i++) {
             a.q[i] = to_real(below ? 6.0f : 100.0f * to_float(a.q[i]));
         }

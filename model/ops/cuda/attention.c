@@ -46,7 +46,7 @@ const char *attention_describe(int64_t D, bool deterministic) {
         return tensor ? "our own kernels on tensor cores (run.deterministic)"
                       : "our own kernels on the fp32 pipes (run.deterministic): slow";
     }
-    return tensor
-               ? "our own kernels on tensor cores, since cuDNN has none for this GPU"
-               : "our own kernels on the fp32 pipes, since cuDNN has none for this head_dim: slow";
+    return tensor ? "our own kernels on tensor cores, since cuDNN has none for this GPU"
+                  : "our own kernels on the fp32 pipes, since cuDNN has none for this GPU or "
+                    "head_dim: slow";
 }

@@ -239,20 +239,31 @@ static __global__ void __launch_bounds__(THREADS) own_forward(const Arguments a)
     }
 }
 
-// delta [T, heads] = sum over D of dout * out: a warp each.
-static __global__ void own_delta(float *delta, Rows dout, Rows out, int64_t count, int heads,
-                                 int D) {
-    const int64_t warps = (int64_t)gridDim.x * (THREADS / WARP);
-    const int64_t own = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
-    for (int64_t i = own; i < count; i += warps) {
+// delta [T, heads] = sum over D of dout * out: DELTA_LANES lanes each. wide: by 16 bytes.
+enum { DELTA_LANES = 8, DELTA_ROWS = THREADS / DELTA_LANES };
+static __global__ void own_delta(float *delta, Rows dout, Rows out, int64_t count, int heads, int D,
+                                 bool wide) {
+    const int lane = (int)threadIdx.x % DELTA_LANES, step = wide ? REALS_16 : 1;
+    const int64_t last = round_up(count, DELTA_ROWS), rows = (int64_t)gridDim.x * DELTA_ROWS;
+    int64_t i = (int64_t)blockIdx.x * DELTA_ROWS + threadIdx.x / DELTA_LANES;
+    for (; i < last; i += rows) {  // All lanes of a warp, to the same end.
         const int64_t t = i / heads, column = i % heads * D;
+        const real *x = dout.x + t * dout.ld + column, *y = out.x + t * out.ld + column;
         float sum = 0;
-        for (int d = (int)threadIdx.x % WARP; d < D; d += WARP) {
-            sum += to_float(dout.x[t * dout.ld + column + d]) *
-                   to_float(out.x[t * out.ld + column + d]);
+        for (int d = lane * step; d < D && i < count; d += DELTA_LANES * step) {
+            if (wide) {
+                float left[REALS_16], right[REALS_16];
+                load_16(left, x + d);
+                load_16(right, y + d);
+                for (int j = 0; j < REALS_16; j++) sum += left[j] * right[j];
+            } else {
+                sum += to_float(x[d]) * to_float(y[d]);
+            }
         }
-        sum = warp_sum(sum);
-        if (threadIdx.x % WARP == 0) delta[i] = sum;
+        for (int lanes = DELTA_LANES / 2; lanes > 0; lanes /= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+        }
+        if (lane == 0 && i < count) delta[i] = sum;
     }
 }
 
@@ -430,10 +441,12 @@ void attention_own_backward(const AttentionBackward *b, const AttentionShape *sh
     a.wide = a.D % REALS_16 == 0 && aligned_16(b->q, b->ldq) && aligned_16(b->k, b->ldk) &&
              aligned_16(b->v, b->ldv) && aligned_16(b->dout, b->lddo) &&
              aligned_16(b->dq, b->lddq) && aligned_16(b->dk, b->lddk) && aligned_16(b->dv, b->lddv);
-    const unsigned blocks = (unsigned)min_i64(div_up(T * shape->heads, THREADS / WARP), 4096);
+    const unsigned blocks = (unsigned)min_i64(div_up(T * shape->heads, DELTA_ROWS), 4096);
     const Rows out = {b->out, b->ldo};
+    const bool wide =
+        a.D % REALS_16 == 0 && aligned_16(b->dout, b->lddo) && aligned_16(b->out, b->ldo);
     LAUNCH(own_delta, blocks, THREADS, 0, stream, delta, a.dout, out, T * shape->heads, a.heads,
-           a.D);
+           a.D, wide);
     if (attention_tensor_backward(&a, T, X, stream)) return;
     start(keys, &a, X, stream);
     start(queries, &a, T, stream);

@@ -8,6 +8,7 @@
 // two slots of shared memory: while one is multiplied, the next tile is copied into the other.
 //     shared memory: the owner's tiles; 2 x (the other side's tiles [; log-sum-exps; deltas])
 // Rows lie DEPTH + 8 apart: an odd number of 16 bytes, so 8 rows of a load lie in different banks.
+// Where registers allow M = 1 alone (dk and dv of long heads), loads take as long as products.
 #include "model/ops/cuda/attention_own.cuh"
 
 extern "C" {
@@ -408,9 +409,9 @@ typedef struct {
     int64_t bytes;
 } Version;
 
-// The first whose DEPTH, 64, 80 and 128, holds D.
-static const Version *version_of(const Version version[3], int D) {
-    return &version[D <= 64 ? 0 : D <= 80 ? 1 : 2];
+// The first whose DEPTH, 64, 80, 96 and 128, holds D.
+static const Version *version_of(const Version version[4], int D) {
+    return &version[D <= 64 ? 0 : D <= 80 ? 1 : D <= 96 ? 2 : 3];
 }
 
 bool attention_own_tensor(int64_t D) {
@@ -438,8 +439,9 @@ static constexpr Version version(void (*kernel)(const Arguments)) {
 #define VERSION(kernel, bytes, ...) version<__VA_ARGS__, bytes<__VA_ARGS__>>(kernel<__VA_ARGS__>)
 
 bool attention_tensor_forward(const Arguments *a, int64_t T, Stream stream) {
-    static const Version versions[3] = {VERSION(tensor_forward, forward_bytes, Cut<64, 2, 64>),
+    static const Version versions[4] = {VERSION(tensor_forward, forward_bytes, Cut<64, 2, 64>),
                                         VERSION(tensor_forward, forward_bytes, Cut<80, 2, 64>),
+                                        VERSION(tensor_forward, forward_bytes, Cut<96, 2, 64>),
                                         VERSION(tensor_forward, forward_bytes, Cut<128, 2, 32>)};
     if (!serves(a)) return false;
     start(version_of(versions, a->D), a, T, stream);
@@ -447,12 +449,14 @@ bool attention_tensor_forward(const Arguments *a, int64_t T, Stream stream) {
 }
 
 bool attention_tensor_backward(const Arguments *a, int64_t T, int64_t X, Stream stream) {
-    static const Version keys[3] = {VERSION(tensor_backward_keys, keys_bytes, Cut<64, 2, 32>),
+    static const Version keys[4] = {VERSION(tensor_backward_keys, keys_bytes, Cut<64, 2, 32>),
                                     VERSION(tensor_backward_keys, keys_bytes, Cut<80, 1, 64>),
+                                    VERSION(tensor_backward_keys, keys_bytes, Cut<96, 1, 64>),
                                     VERSION(tensor_backward_keys, keys_bytes, Cut<128, 1, 32>)};
-    static const Version queries[3] = {
+    static const Version queries[4] = {
         VERSION(tensor_backward_queries, queries_bytes, Cut<64, 2, 32>),
         VERSION(tensor_backward_queries, queries_bytes, Cut<80, 2, 32>),
+        VERSION(tensor_backward_queries, queries_bytes, Cut<96, 2, 32>),
         VERSION(tensor_backward_queries, queries_bytes, Cut<128, 2, 16>)};
     if (!serves(a)) return false;
     start(version_of(keys, a->D), a, X, stream);
