@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { END_SECONDS_MAX = 60 };
+
 static struct {
     int rank, size;
     void (*abort_job)(int status);
@@ -42,6 +44,7 @@ static void die_begin(void) {
 
 void end_job(int status) {
     die_begin();
+    alarm(END_SECONDS_MAX);  // Standard output, MPI or its calls in other threads may never end.
     fflush(stdout);
     if (self.abort_job != NULL) self.abort_job(status);
     _exit(status);
@@ -59,7 +62,6 @@ void die_at(const char *file, int line, const char *func, const char *format, ..
     va_end(args);
     if (used > (int)sizeof(text) - 2) used = (int)sizeof(text) - 2;
     text[used] = '\n';
-    fflush(stdout);
     if (write(STDERR_FILENO, text, (size_t)used + 1) < 0) _exit(EXIT_FAILED);
     end_job(EXIT_FAILED);
 }

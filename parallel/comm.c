@@ -14,7 +14,7 @@
 #include "base/watchdog.h"
 #include "parallel/transport.h"
 
-enum { CHUNK_BYTES = 1 << 24, ABORT_SECONDS_MAX = 60 };
+enum { CHUNK_BYTES = 1 << 24 };
 
 // What every rank must give alike in one call, for COMM_CHECK.
 typedef struct {
@@ -33,8 +33,6 @@ void comm_check_mpi(const Comm *comm, const char *call, int status) {
 }
 
 static void abort_job(int status) {
-    alarm(
-        ABORT_SECONDS_MAX);  // Ends this process should MPI not, whose calls another thread is in.
     transport_abort();
     MPI_Abort(MPI_COMM_WORLD, status);
 }
@@ -55,6 +53,19 @@ static Comm *comm_wrap(MPI_Comm mpi, const char *name, bool check, bool shared) 
     return comm;
 }
 
+// srun without PMI starts tasks that know nothing of each other: each would be rank 0 of the run.
+static void refuse_strangers(int size) {
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    if (size > 1 || tasks == NULL || getenv("OMPI_COMM_WORLD_SIZE") != NULL) return;
+    if (strtol(tasks, NULL, 10) < 2) return;
+    fprintf(stderr,
+            "kintoun: srun has started %s tasks, but MPI finds one alone; start them with srun "
+            "--mpi=pmix (srun --mpi=list says what there is), or set SLURM_STEP_NUM_TASKS=1 for "
+            "runs of one rank each\n",
+            tasks);
+    end_job(EXIT_CONFIG);
+}
+
 Comm *comm_start(int *argc, char ***argv) {
     int provided = MPI_THREAD_SINGLE;
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
@@ -65,6 +76,9 @@ Comm *comm_start(int *argc, char ***argv) {
     const char *check = getenv("COMM_CHECK");
     Comm *world = comm_wrap(mpi, "world", check != NULL && strcmp(check, "1") == 0, false);
     die_setup(world->rank, world->size, abort_job);
+    refuse_strangers(world->size);
+    // As on rank 0: mpirun need not pass the environment on to other nodes.
+    MPI_CHECK(world, MPI_Bcast(&world->check, 1, MPI_C_BOOL, 0, mpi));
     return world;
 }
 

@@ -22,8 +22,9 @@ Comm *comm_start(int *argc, char ***argv);
 // Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
 // Where OMP_NUM_THREADS is not set, ranks on just the same cores divide them.
 // Returns an exit code of die.h, the same on all ranks, with the reason of the first that failed:
-// EXIT_DONE; EXIT_FAILED where one of them finds none that works, which another node may have;
-// EXIT_CONFIG where ranks of a node would meet on one GPU and `share` does not let them take turns.
+// EXIT_DONE; EXIT_FAILED where one of them finds none that works, or another node has enough;
+// EXIT_CONFIG where ranks would meet on one GPU on every node and `share` does not let them take
+// turns.
 // Collective over the world.
 int comm_device_start(Comm *world, bool share, Error *error);
 

@@ -88,17 +88,20 @@ int comm_device_start(Comm *world, bool share, Error *error) {
     share_cores(node);
     bool shared = false;
     int status = EXIT_DONE;
+    comm_watch(world, HANG_SECONDS);  // A driver may hang.
     if (!agree(world, device_start(comm_rank(node), error), error)) {
         status = EXIT_FAILED;
-    } else if (!agree(world, place(node, share, &shared, error), error)) {
-        status = EXIT_CONFIG;
+    } else {
+        const bool fits = place(node, share, &shared, error);
+        int64_t some_fit = fits;
+        comm_all_reduce_max(world, &some_fit, 1);
+        if (!agree(world, fits, error)) status = some_fit ? EXIT_FAILED : EXIT_CONFIG;
     }
-    int64_t any = shared, one_node = comm_size(node) == comm_size(world);
+    int64_t any = shared;
+    const bool one_node = comm_size(node) == comm_size(world);
     comm_free(node);
     if (status != EXIT_DONE) return status;
-    comm_watch(world, HANG_SECONDS);
     comm_all_reduce_max(world, &any, 1);
     world->shared = any;
-    transport_prepare(world, one_node);
-    return EXIT_DONE;
+    return agree(world, transport_prepare(world, one_node, error), error) ? EXIT_DONE : EXIT_FAILED;
 }

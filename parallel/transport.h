@@ -28,8 +28,9 @@ struct Comm {
 void comm_check_mpi(const Comm *comm, const char *call, int status);
 #define MPI_CHECK(comm, call) comm_check_mpi(comm, #call, call)
 
-// Before the first transport_open: sets up what ranks that share a device need. Local.
-void transport_prepare(const Comm *world, bool one_node);
+// Before the first transport_open: sets up what ranks that share a device need. false: what carries
+// the data cannot be used here. Local.
+bool transport_prepare(const Comm *world, bool one_node, Error *error);
 
 // Collective over comm, and so is all that follows but transport_abort.
 Transport *transport_open(const Comm *comm);

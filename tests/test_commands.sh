@@ -38,6 +38,11 @@ says 0 'run.deterministic (on here)' plan configs/goku-2b.yaml --ranks 64 --tflo
 says 78 'ranks is not set' plan configs/tiny.yaml
 says 78 'which CONFIG?' plan --ranks 2
 says 78 'configs/none.yaml: cannot find' plan configs/none.yaml --ranks 2
+# Half of the recipes' nodes, or one lost: still legal.
+for lost in '2b 56' '2b 24' '8b 248' '8b 8'; do
+    says 0 'layout: ' plan configs/goku-"${lost% *}".yaml --ranks "${lost#* }" --tflops 700 \
+        --memory 80
+done
 says 78 'shard = 3 must divide the number of ranks, 64; the nearest legal one is 8' \
     plan configs/goku-2b.yaml --ranks 64 parallel.shard=3
 says 0 'depends on the layout' plan configs/goku-2b.yaml --ranks 64 --tflops 1 parallel.shard=2
@@ -60,6 +65,9 @@ sample:
 END
 says 0 'held out for validation' plan "$folder/tiny.yaml" --ranks 2 --tflops 1
 says 0 'means over the first steps' plan "$folder/tiny.yaml" --ranks 4 parallel.sequence=2
+SLURM_STEP_NUM_TASKS=4 says 78 'srun has started 4 tasks, but MPI finds one alone' \
+    train configs/tiny.yaml run.dir="$folder/strangers"
+[ ! -e "$folder/strangers" ] || { echo "each of srun's tasks began a run" && failed=1; }
 says 78 'has weight' plan "$folder/tiny.yaml" --ranks 2 stages.0.height_min=100 \
     stages.1.height_min=100
 

@@ -59,6 +59,18 @@ static void test_all_refuse_with_one(void **state) {
     check_contains(error.text, last == 1 ? "rank 1: no NVIDIA" : "rank 2: no NVIDIA");
 }
 
+static void test_old_nccl(void **state) {
+    (void)state;
+    Error error = {""};
+    const int last = comm_size(world) - 1;
+    if (!emulated()) skip();
+    if (comm_rank(world) == last) setenv("EMULATOR_NCCL_VERSION", "22105", 1);
+    const int status = comm_device_start(world, true, &error);
+    unsetenv("EMULATOR_NCCL_VERSION");
+    check_that(status == EXIT_FAILED, "status %d with NCCL 2.21.5", status);
+    check_contains(error.text, "NCCL 2.21.5 was loaded, and 2.28 or newer is needed");
+}
+
 static void test_too_few_devices(void **state) {
     (void)state;
     Error error = {""};
@@ -89,6 +101,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_starts),
         cmocka_unit_test(test_says_what_is_missing),
         cmocka_unit_test(test_all_refuse_with_one),
+        cmocka_unit_test(test_old_nccl),
         cmocka_unit_test(test_too_few_devices),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);

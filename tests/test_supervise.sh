@@ -66,6 +66,46 @@ chmod +x bin/*
 printf 'a\nb\nc' >hosts
 PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1
 grep -q -e '--host a:4,c:4 ' mpirun.calls || { cat mpirun.calls log && failed=1; }
+
+# A host that has lost a GPU since the start is left out of the next.
+cat >bin/mpirun <<'PROGRAM'
+#!/bin/sh
+echo "$@" >>mpirun.calls
+[ $(wc -l <mpirun.calls) -gt 1 ] || exit 1
+PROGRAM
+cat >bin/ssh <<'PROGRAM'
+#!/bin/sh
+[ ! -e slow ] || sleep 2
+case "$*" in *" c "*) [ ! -e mpirun.calls ] || { echo 7 && exit; } ;; esac
+echo 8
+PROGRAM
+rm -f mpirun.calls
+PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1
+grep -q -e '--host a:4,b:4,c:4 ' mpirun.calls && grep -q -e '--host a:4,b:4 ' mpirun.calls &&
+    grep -q 'c has 7 of 8 GPUs left; going on without it' log ||
+    { cat mpirun.calls log && failed=1; }
+
+# Slurm's script: srun is started again after a failure, and the job queued again after 75.
+printf '#!/bin/sh\nshift 3\nexec "$@"\n' >bin/srun
+printf '#!/bin/sh\necho "$@" >>scontrol.calls\n' >bin/scontrol
+chmod +x bin/*
+queued() { # STATUS CALLS REQUEUES CODE...
+    status=$1 calls=$2 requeues=$3
+    shift 3
+    : >calls && : >scontrol.calls && printf '%s\n' "$@" >codes
+    PATH=$PWD/bin:$PATH SLURM_JOB_ID=7 bash launch/train.sbatch configs/a.yaml --fresh b=c >log 2>&1
+    got=$?
+    [ $got -eq "$status" ] && [ "$(grep -c '^train configs/a.yaml' calls)" -eq "$calls" ] &&
+        [ "$(grep -c '^requeue 7$' scontrol.calls)" -eq "$requeues" ] &&
+        [ "$(grep -c -e --fresh calls)" -eq 1 ] && return
+    echo "train.sbatch, codes $*: status $got" && cat calls scontrol.calls log
+    failed=1
+}
+queued 0 1 0 0
+queued 0 3 0 1 137 0
+queued 75 2 1 1 75
+queued 78 1 0 78
+queued 3 3 0 3 3 3
 rm -f mpirun.calls && : >slow
 PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1 &
 pid=$!

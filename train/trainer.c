@@ -75,7 +75,9 @@ bool trainer_create(Trainer *t, const Config *config, Comm *world, Problems *pro
         choose_layout(config, comm_size(world), node_ranks(world), data, available);
     mesh_init(&t->mesh, world, &mesh);
     model_record(&t->model, &config->model, &t->mesh);
-    int64_t recompute = choose_recompute(&t->model, &t->mesh, config, data, available);
+    // Connections to peers have taken theirs.
+    const int64_t left = min_i64(available, memory_available(world));
+    int64_t recompute = choose_recompute(&t->model, &t->mesh, config, data, left);
     comm_all_reduce_max(world, &recompute, 1);  // Ranks of uneven slices could differ.
     t->recompute = (Recompute)recompute;
     memory_plan(&t->model, &t->mesh, config, data, t->recompute);
@@ -151,6 +153,7 @@ static void start_anew(Trainer *t) {
         CHECK(host != NULL, "no memory for %" PRId64 " elements", end - begin);
         param_init(host, &t->model.params, unit, begin, end, (uint64_t)t->config.run.seed);
         device_copy(fsdp_master(t->fsdp, unit), host, (end - begin) * (int64_t)sizeof(float), NULL);
+        stream_wait(NULL);
         free(host);
     }
     optimizer_start(&t->optimizer, t->fsdp);

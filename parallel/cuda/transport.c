@@ -18,6 +18,8 @@ enum {
     TRANSPORTS_MAX = 64,
     WAIT_SECONDS_MAX = 300,  // For peers to connect.
     ABORT_SECONDS_MAX = 5,
+    NCCL_LEAST = 22800,       // 2.28.0, as launch/find-cuda wants it.
+    FIRST_BYTES = 8 << 20,    // Of the first collectives.
     SHARED_CTAS = 2,          // Blocks of a collective where ranks share a GPU.
     SPIN_MICROSECONDS = 200,  // Most calls are done by then; a sleep lasts longer than it is told.
     POLL_NANOSECONDS = 50000,
@@ -51,6 +53,7 @@ static void settle(const Transport *t, const char *call, int seconds_max) {
     const double start = MPI_Wtime();
     for (;;) {
         ncclResult_t state = ncclSuccess;
+        die_join();  // Another thread may be giving the communicator up.
         NCCL_CHECK(t, ncclCommGetAsyncError(t->nccl, &state));
         if (state != ncclInProgress) {
             nccl_check(t, call, state);
@@ -76,9 +79,16 @@ static void suggest(const char *name, const char *value) {
 
 // NCCL refuses two ranks of one host on one GPU: each says that it is a host of its own, and they
 // talk through sockets. For tests; slow.
-void transport_prepare(const Comm *world, bool one_node) {
+bool transport_prepare(const Comm *world, bool one_node, Error *error) {
+    int version = 0;
+    if (ncclGetVersion(&version) != ncclSuccess || version < NCCL_LEAST) {
+        return error_set(error,
+                         "NCCL %d.%d.%d was loaded, and 2.28 or newer is needed; see ldd and "
+                         "LD_LIBRARY_PATH",
+                         version / 10000, version / 100 % 100, version % 100);
+    }
     suggest("NCCL_LAUNCH_ORDER_IMPLICIT", "1");  // Of several communicators, on all ranks alike.
-    if (!world->shared) return;
+    if (!world->shared) return true;
     char id[32];
     snprintf(id, sizeof(id), "kintoun-%d", world->rank);
     suggest("NCCL_HOSTID", id);
@@ -91,44 +101,7 @@ void transport_prepare(const Comm *world, bool one_node) {
     suggest("NCCL_PROTO", "Simple");
     suggest("NCCL_ALGO", "Ring");
     if (one_node) suggest("NCCL_SOCKET_IFNAME", "lo");
-}
-
-Transport *transport_open(const Comm *comm) {
-    Transport *t = calloc(1, sizeof(*t));
-    CHECK(t != NULL, "%s: no memory", comm->name);
-    t->comm = comm;
-    if (comm->size == 1) return t;
-    int place = 0;
-    while (place < TRANSPORTS_MAX && open_transports[place] != NULL) place++;
-    CHECK(place < TRANSPORTS_MAX, "%s: more than %d communicators", comm->name, TRANSPORTS_MAX);
-    ncclUniqueId id = {{0}};
-    if (comm->rank == 0) NCCL_CHECK(t, ncclGetUniqueId(&id));
-    MPI_CHECK(comm, MPI_Bcast(&id, (int)sizeof(id), MPI_BYTE, 0, comm->mpi));
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    config.commName = comm->name;
-    if (comm->shared) config.maxCTAs = SHARED_CTAS;
-    pthread_mutex_lock(&in_use);
-    NCCL_CHECK(t, ncclCommInitRankConfig(&t->nccl, comm->size, id, comm->rank, &config));
-    open_transports[place] = t;
-    settle(t, "ncclCommInitRankConfig", WAIT_SECONDS_MAX);
-    pthread_mutex_unlock(&in_use);
-    return t;
-}
-
-void transport_close(Transport *t) {
-    if (t == NULL) return;
-    if (t->nccl != NULL) {
-        pthread_mutex_lock(&in_use);
-        NCCL_CHECK(t, ncclCommFinalize(t->nccl));
-        settle(t, "ncclCommFinalize", WAIT_SECONDS_MAX);
-        for (int i = 0; i < TRANSPORTS_MAX; i++) {
-            if (open_transports[i] == t) open_transports[i] = NULL;
-        }
-        NCCL_CHECK(t, ncclCommDestroy(t->nccl));
-        pthread_mutex_unlock(&in_use);
-    }
-    free(t);
+    return true;
 }
 
 static void begin_group(const Transport *t) {
@@ -189,6 +162,64 @@ void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_of
         }
     }
     end_group(t, "ncclSend and ncclRecv");
+}
+
+// NCCL connects peers at the first collective of a kind, and takes memory for it: GiBs among the 8
+// ranks of a node (NVIDIA/nccl, issue 1685). So that is now, before anybody plans with what is
+// free.
+static void first_collectives(Transport *t) {
+    const Comm *comm = t->comm;
+    const int64_t slice = max_i64(FIRST_BYTES / comm->size, 1);
+    int64_t *offsets = calloc((size_t)comm->size + 1, sizeof(*offsets));
+    CHECK(offsets != NULL, "%s: no memory", comm->name);
+    for (int i = 0; i <= comm->size; i++) offsets[i] = i * slice;
+    char *one = device_allocate("first collectives", comm->size * slice);
+    char *other = device_allocate("first collectives", comm->size * slice);
+    transport_all_gather_slices(t, one, offsets, NULL);
+    transport_all_to_all(t, other, offsets, one, offsets, NULL);
+    stream_wait(NULL);
+    device_free(one);
+    device_free(other);
+    free(offsets);
+}
+
+Transport *transport_open(const Comm *comm) {
+    Transport *t = calloc(1, sizeof(*t));
+    CHECK(t != NULL, "%s: no memory", comm->name);
+    t->comm = comm;
+    if (comm->size == 1) return t;
+    int place = 0;
+    while (place < TRANSPORTS_MAX && open_transports[place] != NULL) place++;
+    CHECK(place < TRANSPORTS_MAX, "%s: more than %d communicators", comm->name, TRANSPORTS_MAX);
+    ncclUniqueId id = {{0}};
+    if (comm->rank == 0) NCCL_CHECK(t, ncclGetUniqueId(&id));
+    MPI_CHECK(comm, MPI_Bcast(&id, (int)sizeof(id), MPI_BYTE, 0, comm->mpi));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.commName = comm->name;
+    if (comm->shared) config.maxCTAs = SHARED_CTAS;
+    pthread_mutex_lock(&in_use);
+    NCCL_CHECK(t, ncclCommInitRankConfig(&t->nccl, comm->size, id, comm->rank, &config));
+    open_transports[place] = t;
+    settle(t, "ncclCommInitRankConfig", WAIT_SECONDS_MAX);
+    pthread_mutex_unlock(&in_use);
+    first_collectives(t);
+    return t;
+}
+
+void transport_close(Transport *t) {
+    if (t == NULL) return;
+    if (t->nccl != NULL) {
+        pthread_mutex_lock(&in_use);
+        NCCL_CHECK(t, ncclCommFinalize(t->nccl));
+        settle(t, "ncclCommFinalize", WAIT_SECONDS_MAX);
+        for (int i = 0; i < TRANSPORTS_MAX; i++) {
+            if (open_transports[i] == t) open_transports[i] = NULL;
+        }
+        NCCL_CHECK(t, ncclCommDestroy(t->nccl));
+        pthread_mutex_unlock(&in_use);
+    }
+    free(t);
 }
 
 // The network fails while collectives are under way on the device: no call tells of it.
