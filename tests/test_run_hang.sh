@@ -15,7 +15,7 @@ large="$small model.layers=6 model.heads=6"
 if [ -z "${KINTOUN_BUILD:-}" ]; then
     slow="$large checkpoint.every=4" last=6
 else
-    slow="$large checkpoint.every=100 stages.1.steps=100000" last=150
+    slow="$large checkpoint.every=10 stages.1.steps=100000" last=14
 fi
 
 # stop_one NAME [FAULT]: one rank is stopped after step $last, and FAULT made; the run fails.
