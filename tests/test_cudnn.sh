@@ -1,7 +1,7 @@
 #!/bin/sh
 # cuDNN's attention without a GPU: its inputs are right, and every plan that any of configs/ needs
-# is built for an H200 that is only described, by every cuDNN that is found: on tensor cores, with
-# no more workspace than was planned, nothing quadratic.
+# is built for an H200 that is only described, by every cuDNN that is found, and one's for a B200:
+# on tensor cores, with no more workspace than was planned, nothing quadratic.
 # ranks: 1
 # seconds: 600
 cd "$(dirname "$0")/.." || exit 1
@@ -23,12 +23,15 @@ sh tests/cudnn/driver.sh "$stub" "$work" || exit 1
 build() {
     log=$1 folders=$2
     shift 2
-    KERNELS=1 LD_LIBRARY_PATH=$work$folders $plans tests/cudnn/h200.json "$@" >"$log" 2>&1 ||
+    gpu=${log##*/}
+    [ -e "tests/cudnn/$gpu.json" ] || gpu=h200
+    KERNELS=1 LD_LIBRARY_PATH=$work$folders $plans "tests/cudnn/$gpu.json" "$@" >"$log" 2>&1 ||
         echo FAILED >>"$log"
 }
 build "$work/small" "" configs/[!g]*.yaml configs/goku-1b.yaml configs/goku-2b.yaml &
 build "$work/large" "" $(ls configs/g*.yaml | grep -v 'goku-[12]b')
 build "$work/heads" ""
+build "$work/b200" "" configs/goku-2b.yaml
 wait
 python=$(python3 -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0])' 2>/dev/null)
 minor=$(sed -n 's/^#define CUDNN_MINOR *//p' "$python"/include/cudnn_version.h 2>/dev/null)
@@ -36,16 +39,18 @@ if [ "${minor:-0}" -ge 19 ] && ! grep -q "$python" build/cuda.mk; then
     build "$work/python" ":$python/lib:$python/../cu13/lib" configs/goku-1b.yaml
 fi
 
-# Each plan follows the name of its kernel: Hopper's flash attention, its tile as wide as the head.
-for log in "$work"/small "$work"/large "$work"/heads "$work"/python; do
+# Each plan follows the name of its kernel: Hopper's flash attention, its tile as wide as the head;
+# Blackwell's.
+for log in "$work"/small "$work"/large "$work"/heads "$work"/b200 "$work"/python; do
     [ -e "$log" ] || continue
-    awk '
+    awk -v blackwell="$(expr "$log" : '.*b200')" '
         function fail(why) { print why ": " $0; failed = 1 }
         /^kernel / { kernel = $2 }
         /^plan / {
             n[$2]++
             tile = $4 + 0 <= 64 ? 64 : $4 + 0 <= 128 ? 128 : $4 + 0 <= 192 ? 192 : 256
-            want = "sm90_flash_" ($2 == "forward" ? "f" : "b") "prop_wgmma.*x" tile "_"
+            want = "_flash_" ($2 == "forward" ? "f" : "b") "prop_"
+            want = blackwell ? "sm100" want : "sm90" want "wgmma.*x" tile "_"
             if (kernel !~ want) fail("kernel " kernel)
             kernel = ""
         }
