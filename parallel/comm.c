@@ -226,10 +226,10 @@ void comm_broadcast(Comm *comm, void *buffer, int64_t bytes, int root) {
     call_end(comm, start);
 }
 
-void comm_connect(Comm *comm) {
+void comm_connect(Comm *comm, int uses) {
     const double start = call_begin(comm, "connect", 0, 0);
     CHECK(comm->transport == NULL, "%s is already connected", comm->name);
-    comm->transport = transport_open(comm);
+    comm->transport = transport_open(comm, uses);
     call_end(comm, start);
 }
 

@@ -51,9 +51,11 @@ Comm *comm_split(Comm *comm, int color, int key, const char *name);
 Comm *comm_split_node(Comm *comm, const char *name);
 void comm_free(Comm *comm);
 
-// Opens the transport that the data collectives of `comm` need. Dies, naming comm and rank, when it
-// is not there in time. Collective over `comm`, after comm_device_start.
-void comm_connect(Comm *comm);
+// Opens the transport that the data collectives of `comm` need; `uses`: of which kinds they will
+// be, so that a backend takes the memory for them now. Dies, naming comm and rank, when it is not
+// there in time. Collective over `comm`, after comm_device_start.
+typedef enum { COMM_GATHERS = 1, COMM_EXCHANGES = 2 } CommUse;
+void comm_connect(Comm *comm, int uses);
 
 // All below: collective over `comm`. Offsets and counts in bytes; sizes may pass 2^31; 0 is legal.
 void comm_barrier(Comm *comm);

@@ -48,8 +48,8 @@ struct Fsdp {
     float *pack_sum;  // The leaves of one pack where its sequence group has several.
     int64_t *send_offsets, *receive_offsets;  // [ranks + 1] In bytes.
     int packs;
-    ExactSum *square_sum;  // Of the owned slices of the gradient, on the device.
-    Stream stream;         // All collectives, in the order of the calls.
+    ExactSum *square_sum;       // Of the owned slices of the gradient, on the device.
+    Stream gathers, exchanges;  // Units come while gradients go and are summed.
     Event written, summed, changed;
 };
 
@@ -146,7 +146,8 @@ Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *c
     Fsdp *f = shape(table, mesh, config);
     arena_commit(&f->arena);
     lay_out(f);
-    f->stream = stream_create();
+    f->gathers = stream_create();
+    f->exchanges = stream_create();
     f->written = event_create();
     f->summed = event_create();
     f->changed = event_create();
@@ -176,7 +177,8 @@ void fsdp_free(Fsdp *f) {
     event_free(f->summed);
     event_free(f->changed);
     for (int i = 0; i < LEAVES; i++) event_free(f->leaf[i].read);
-    stream_free(f->stream);
+    stream_free(f->gathers);
+    stream_free(f->exchanges);
     arena_free(&f->arena);
     free_host(f);
 }
@@ -217,7 +219,8 @@ void fsdp_source(Fsdp *f, float *const *slices) {
 // What the compute stream does to the slices comes before what is done with them from now on.
 static void follow_compute(Fsdp *f) {
     event_record(f->changed, NULL);
-    stream_await(f->stream, f->changed);
+    stream_await(f->gathers, f->changed);
+    stream_await(f->exchanges, f->changed);
 }
 
 void fsdp_invalidate(Fsdp *f) {
@@ -259,7 +262,7 @@ static void slice_offsets(const Fsdp *f, int64_t *offsets, int64_t elements, int
 static void gather_slices(Fsdp *f, void *buffer, const Unit *unit, int64_t size) {
     const int n = f->mesh->shards;
     for (int i = 0; i <= n; i++) f->send_offsets[i] = unit->room / n * i * size;
-    comm_all_gather_slices(f->mesh->shard, buffer, f->send_offsets, f->stream);
+    comm_all_gather_slices(f->mesh->shard, buffer, f->send_offsets, f->gathers);
 }
 
 static const float *source_of(const Fsdp *f, int unit) {
@@ -272,15 +275,15 @@ void fsdp_fetch(Fsdp *f, int unit) {
     if (slot == NULL) {
         slot = free_slot(f, unit);
         slot->unit = unit;
-        stream_await(f->stream, slot->released);
+        stream_await(f->gathers, slot->released);
         if (!in_place(f)) {
             vector_round(slot->buffer + u->begin, REAL_TYPE, source_of(f, unit), u->end - u->begin,
-                         f->stream);
+                         f->gathers);
         }
         if (f->mesh->shards > 1) {
             gather_slices(f, slot->buffer, u, sizeof(real));
         }
-        event_record(slot->gathered, f->stream);
+        event_record(slot->gathered, f->gathers);
     }
     slot->users++;
     slot->used = ++f->fetches;
@@ -311,7 +314,7 @@ void fsdp_begin_step(Fsdp *f, int packs) {
           f->config.packs_max);
     f->packs = packs;
     follow_compute(f);
-    device_zero(f->square_sum, sizeof(*f->square_sum), f->stream);
+    device_zero(f->square_sum, sizeof(*f->square_sum), f->exchanges);
     const int leaves = mesh_leaves(f->mesh, packs);
     for (int u = 0; u < f->units; u++) tree_begin(&f->unit[u].tree, leaves);
 }
@@ -356,19 +359,19 @@ static void add_leaves(Fsdp *f, Unit *unit, const char *received, int round) {
         }
         if (pack < 0) continue;
         if (i - first == 1) {
-            tree_push(&unit->tree, received + f->receive_offsets[first], wire, f->stream);
+            tree_push(&unit->tree, received + f->receive_offsets[first], wire, f->exchanges);
             continue;
         }
-        vector_widen(f->pack_sum, received + f->receive_offsets[first], wire, count, f->stream);
+        vector_widen(f->pack_sum, received + f->receive_offsets[first], wire, count, f->exchanges);
         for (int j = first + 1; j < i; j++) {
-            vector_add(f->pack_sum, received + f->receive_offsets[j], wire, count, f->stream);
+            vector_add(f->pack_sum, received + f->receive_offsets[j], wire, count, f->exchanges);
         }
-        tree_push(&unit->tree, f->pack_sum, TYPE_F32, f->stream);
+        tree_push(&unit->tree, f->pack_sum, TYPE_F32, f->exchanges);
     }
 }
 
 static void add_squares(Fsdp *f, Unit *unit) {
-    vector_square_sum(f->square_sum, tree_sum(&unit->tree), unit->tree.count, f->stream);
+    vector_square_sum(f->square_sum, tree_sum(&unit->tree), unit->tree.count, f->exchanges);
 }
 
 void fsdp_reduce(Fsdp *f, int unit, int round) {
@@ -383,7 +386,7 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
     const void *leaf = f->leaf[f->turn].buffer;
     if (gives) {
         event_record(f->written, NULL);
-        stream_await(f->stream, f->written);
+        stream_await(f->exchanges, f->written);
     }
     slice_offsets(f, f->send_offsets, gives ? u->elements : 0, size);
     f->receive_offsets[0] = 0;
@@ -393,11 +396,11 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
         f->receive_offsets[i + 1] = f->receive_offsets[i] + (has ? slice : 0);
     }
     if (mesh->shards > 1) {
-        comm_all_to_all(mesh->shard, f->receive, f->receive_offsets, leaf, f->send_offsets,
-                        f->stream);
+        comm_all_to_all(mesh->exchange, f->receive, f->receive_offsets, leaf, f->send_offsets,
+                        f->exchanges);
     }
     add_leaves(f, u, mesh->shards > 1 ? f->receive : leaf, round);
-    event_record(f->leaf[f->turn].read, f->stream);
+    event_record(f->leaf[f->turn].read, f->exchanges);
     if (mesh->replicas == 1 && round == mesh_rounds(mesh, f->packs) - 1) add_squares(f, u);
 }
 
@@ -410,23 +413,23 @@ static void add_replicas(Fsdp *f, Unit *unit) {
     for (int i = 0; i <= n; i++) f->send_offsets[i] = slice_cut(slice, i, n) * FLOAT;
     const int64_t bytes = f->send_offsets[mine + 1] - f->send_offsets[mine];
     for (int i = 0; i <= n; i++) f->receive_offsets[i] = i * bytes;
-    comm_all_to_all(mesh->replica, pieces, f->receive_offsets, sum, f->send_offsets, f->stream);
+    comm_all_to_all(mesh->replica, pieces, f->receive_offsets, sum, f->send_offsets, f->exchanges);
     const int64_t count = bytes / FLOAT;
     if (mesh->invariant) {
-        tree_add_pieces(pieces, count, n, count, f->stream);
+        tree_add_pieces(pieces, count, n, count, f->exchanges);
     } else {
         for (int i = 1; i < n; i++) {
-            vector_add(pieces, pieces + i * count, TYPE_F32, count, f->stream);
+            vector_add(pieces, pieces + i * count, TYPE_F32, count, f->exchanges);
         }
     }
-    device_copy((char *)sum + f->send_offsets[mine], pieces, bytes, f->stream);
-    comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->stream);
+    device_copy((char *)sum + f->send_offsets[mine], pieces, bytes, f->exchanges);
+    comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->exchanges);
     if (mesh->replica_index == 0) add_squares(f, unit);
 }
 
 void fsdp_end_step(Fsdp *f) {
     for (int u = 0; u < f->units && f->mesh->replicas > 1; u++) add_replicas(f, &f->unit[u]);
-    event_record(f->summed, f->stream);
+    event_record(f->summed, f->exchanges);
     stream_await(NULL, f->summed);
 }
 
@@ -443,10 +446,10 @@ void fsdp_gather(Fsdp *f, float *out, int unit, const float *slice) {
     const Unit *const u = unit_of(f, unit);
     float *const whole = device_allocate("a whole unit", u->room * FLOAT);
     event_record(f->written, NULL);
-    stream_await(f->stream, f->written);
-    device_copy(whole + u->begin, slice, (u->end - u->begin) * FLOAT, f->stream);
+    stream_await(f->gathers, f->written);
+    device_copy(whole + u->begin, slice, (u->end - u->begin) * FLOAT, f->gathers);
     if (f->mesh->shards > 1) gather_slices(f, whole, u, FLOAT);
-    device_copy(out, whole, u->elements * FLOAT, f->stream);
-    stream_wait(f->stream);
+    device_copy(out, whole, u->elements * FLOAT, f->gathers);
+    stream_wait(f->gathers);
     device_free(whole);
 }

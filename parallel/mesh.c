@@ -109,15 +109,18 @@ void mesh_init(Mesh *mesh, Comm *world, const MeshConfig *config) {
     mesh->world = world;
     mesh->sequence = comm_split(world, mesh->data_index, mesh->rank, "sequence");
     mesh->shard = comm_split(world, mesh->replica_index, mesh->rank, "shard");
+    mesh->exchange = comm_split(world, mesh->replica_index, mesh->rank, "exchange");
     mesh->replica = comm_split(world, mesh->shard_index, mesh->rank, "replica");
-    comm_connect(mesh->sequence);
-    comm_connect(mesh->shard);
-    comm_connect(mesh->replica);
+    comm_connect(mesh->sequence, COMM_GATHERS | COMM_EXCHANGES);
+    comm_connect(mesh->shard, COMM_GATHERS);
+    comm_connect(mesh->exchange, COMM_EXCHANGES);
+    comm_connect(mesh->replica, COMM_GATHERS | COMM_EXCHANGES);
 }
 
 void mesh_free(Mesh *mesh) {
     comm_free(mesh->sequence);
     comm_free(mesh->shard);
+    comm_free(mesh->exchange);
     comm_free(mesh->replica);
     *mesh = (Mesh){0};
 }

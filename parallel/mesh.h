@@ -16,7 +16,8 @@ typedef struct {
 typedef struct {
     Comm *world;
     Comm *sequence;  // The ranks of this rank's sequence group.
-    Comm *shard;     // The ranks of this rank's shard group.
+    Comm *shard;     // The ranks of this rank's shard group: gathers of parameters.
+    Comm *exchange;  // The same ranks: exchanges of gradients beside the gathers, and of files.
     Comm *replica;   // The ranks that own the same slice, one per shard group.
     int rank, size;
     int sequence_index, sequences;  // Place in the sequence group, and its size.

@@ -33,7 +33,7 @@ void comm_check_mpi(const Comm *comm, const char *call, int status);
 bool transport_prepare(const Comm *world, bool one_node, Error *error);
 
 // Collective over comm, and so is all that follows but transport_abort.
-Transport *transport_open(const Comm *comm);
+Transport *transport_open(const Comm *comm, int uses);  // As comm_connect.
 void transport_close(Transport *transport);
 
 // comm.h's collectives. In all_to_all a rank's own part is not theirs.

@@ -42,8 +42,8 @@ static inline Case case_start(Comm *world, int shards, bool large) {
               .shards = {.world = world, .window_bytes = large ? CHECKPOINT_BLOCK : 0}};
     c.shards.shard = comm_split(world, rank / shards, rank, "shard");
     c.shards.replica = comm_split(world, rank % shards, rank, "replica");
-    comm_connect(c.shards.shard);
-    comm_connect(c.shards.replica);
+    comm_connect(c.shards.shard, COMM_EXCHANGES);
+    comm_connect(c.shards.replica, COMM_GATHERS | COMM_EXCHANGES);
     for (int k = 0; k < CLASS_COUNT; k++) {
         c.slice[k] = calloc((size_t)c.table.units, sizeof(float *));
         CHECK(c.slice[k] != NULL, "no memory");

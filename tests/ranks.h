@@ -22,7 +22,7 @@ static inline void ranks_start(int *argc, char ***argv) {
     check_device(comm_rank(world));
     Error error;
     CHECK(comm_device_start(world, true, &error) == EXIT_DONE, "%s", error.text);
-    comm_connect(world);
+    comm_connect(world, COMM_GATHERS | COMM_EXCHANGES);
 }
 
 #endif

@@ -178,7 +178,7 @@ static void test_counters(void **state) {
 static void misuse(const char *how) {
     uint8_t *out = bytes_new(640), *in = bytes_new(64);
     Comm *data = comm_split(world, 0, comm_rank(world), "data");
-    comm_connect(data);
+    comm_connect(data, COMM_GATHERS | COMM_EXCHANGES);
     comm_all_gather(data, out, in, 10, NULL);
     if (strcmp(how, "odd") == 0) {
         if (comm_rank(world) == 1) comm_broadcast(data, out, 12, 0);

@@ -213,9 +213,10 @@ static void run_layout(const MeshConfig *config, Type wire, bool reshard) {
         mesh_check(config, comm_size(world), &packs, 1, &problems);
         if (problems.count > 0) continue;
         set_masters(f, factor, reshard);
-        const int64_t gathers = comm_collectives(mesh.shard);
+        const int64_t before = comm_collectives(mesh.shard) + comm_collectives(mesh.exchange);
         const bool right = run_step(f, &mesh, packs, factor);
-        const int64_t calls = comm_collectives(mesh.shard) - gathers;
+        const int64_t calls =
+            comm_collectives(mesh.shard) + comm_collectives(mesh.exchange) - before;
         check_that(right, "sequence %d, shard %d, %d packs: wrong weights", config->sequence,
                    config->shard, packs);
         const int rounds = mesh_rounds(&mesh, packs);

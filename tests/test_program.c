@@ -430,8 +430,8 @@ static void test_backward_through_gelu(void **state) {
 
 // ---- traffic
 static int64_t sent(const Mesh *mesh) {
-    int64_t bytes =
-        comm_bytes(mesh->shard) + comm_bytes(mesh->replica) + comm_bytes(mesh->sequence);
+    int64_t bytes = comm_bytes(mesh->shard) + comm_bytes(mesh->exchange) +
+                    comm_bytes(mesh->replica) + comm_bytes(mesh->sequence);
     comm_all_reduce_sum(world, &bytes, 1);
     return bytes;
 }

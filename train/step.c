@@ -246,7 +246,7 @@ static void update(Trainer *t, const StepPlan *plan, StepReport *report) {
 
 static double seconds_in_comm(const Mesh *mesh) {
     return comm_seconds(mesh->world) + comm_seconds(mesh->sequence) + comm_seconds(mesh->shard) +
-           comm_seconds(mesh->replica);
+           comm_seconds(mesh->exchange) + comm_seconds(mesh->replica);
 }
 
 bool step_run(Trainer *t, bool stop, bool save, StepReport *report, Error *error) {

@@ -116,7 +116,7 @@ static CheckpointShards shards(Trainer *t) {
     }
     return (CheckpointShards){.table = &t->model.params,
                               .world = t->world,
-                              .shard = t->mesh.shard,
+                              .shard = t->mesh.exchange,
                               .replica = t->mesh.replica,
                               .slice = {[CLASS_WEIGHTS] = t->masters,
                                         [CLASS_EMA] = t->optimizer.ema,

@@ -25,7 +25,8 @@ bool transport_prepare(const Comm *world, bool one_node, Error *error) {
     return true;
 }
 
-Transport *transport_open(const Comm *comm) {
+Transport *transport_open(const Comm *comm, int uses) {
+    (void)uses;
     Transport *t = calloc(1, sizeof(*t));
     CHECK(t != NULL, "%s: no memory", comm->name);
     t->comm = comm;

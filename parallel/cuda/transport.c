@@ -167,7 +167,7 @@ void transport_all_to_all(Transport *t, char *receive, const int64_t *receive_of
 // NCCL connects peers at the first collective of a kind, and takes memory for it: GiBs among the 8
 // ranks of a node (NVIDIA/nccl, issue 1685). So that is now, before anybody plans with what is
 // free.
-static void first_collectives(Transport *t) {
+static void first_collectives(Transport *t, int uses) {
     const Comm *comm = t->comm;
     const int64_t slice = max_i64(FIRST_BYTES / comm->size, 1);
     int64_t *offsets = calloc((size_t)comm->size + 1, sizeof(*offsets));
@@ -175,15 +175,15 @@ static void first_collectives(Transport *t) {
     for (int i = 0; i <= comm->size; i++) offsets[i] = i * slice;
     char *one = device_allocate("first collectives", comm->size * slice);
     char *other = device_allocate("first collectives", comm->size * slice);
-    transport_all_gather_slices(t, one, offsets, NULL);
-    transport_all_to_all(t, other, offsets, one, offsets, NULL);
+    if (uses & COMM_GATHERS) transport_all_gather_slices(t, one, offsets, NULL);
+    if (uses & COMM_EXCHANGES) transport_all_to_all(t, other, offsets, one, offsets, NULL);
     stream_wait(NULL);
     device_free(one);
     device_free(other);
     free(offsets);
 }
 
-Transport *transport_open(const Comm *comm) {
+Transport *transport_open(const Comm *comm, int uses) {
     Transport *t = calloc(1, sizeof(*t));
     CHECK(t != NULL, "%s: no memory", comm->name);
     t->comm = comm;
@@ -203,7 +203,7 @@ Transport *transport_open(const Comm *comm) {
     open_transports[place] = t;
     settle(t, "ncclCommInitRankConfig", WAIT_SECONDS_MAX);
     pthread_mutex_unlock(&in_use);
-    first_collectives(t);
+    first_collectives(t, uses);
     return t;
 }
 
