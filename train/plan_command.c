@@ -18,8 +18,8 @@ static const char *const HELP =
     "purpose under every recomputation policy, FLOPs, communication, and for each stage the packs\n"
     "that its first steps would hold. Where the data is missing, all but the packs.\n"
     "  --node N       ranks of a node (8); what parallel.shard = 0 chooses depends on it\n"
-    "  --memory GIB   what a rank may use; else the free memory here: of a GPU, or of this node,\n"
-    "                 shared by its ranks\n"
+    "  --memory GIB   what a rank may use, of a GPU without what NCCL takes (some GiB); else the\n"
+    "                 free memory here: of a GPU, or of this node, shared by its ranks\n"
     "  --tflops T     products per rank; else measured here\n"
     "  --share S      of that, which a whole step reaches (0.4); the time is an estimate by it\n";
 

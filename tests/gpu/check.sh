@@ -71,14 +71,14 @@ side_by_side() {
 }
 
 part_tests() {
-    lines=60 side_by_side step tests 120 env BUILDS=cuda-fp32 sh tests/run.sh
-    lines=60 side_by_side step tests_bf16 90 env BUILDS=cuda-bf16 RANKS_MAX=2 sh tests/run.sh
+    lines=60 side_by_side step tests 170 env BUILDS=cuda-fp32 sh tests/run.sh
+    lines=60 side_by_side step tests_bf16 120 env BUILDS=cuda-bf16 RANKS_MAX=2 sh tests/run.sh
 }
 
 # Whole runs on one GPU: the CPU's losses, layouts, checkpoints that any number of ranks restores, a
 # rank that stands still.
 part_runs() {
-    lines=30 side_by_side step runs 90 \
+    lines=30 side_by_side step runs 120 \
         env KINTOUN_BUILD=build/cuda-fp32 sh tests/test_run_device.sh
     lines=30 step hang 90 \
         env KINTOUN_BUILD=build/cuda-bf16 sh tests/test_run_hang.sh
