@@ -87,7 +87,7 @@ grep -q -e '--host a:4,b:4,c:4 ' mpirun.calls && grep -q -e '--host a:4,b:4 ' mp
 
 # Slurm's script: srun is started again after a failure, and the job queued again after 75.
 printf '#!/bin/sh\nshift 3\nexec "$@"\n' >bin/srun
-printf '#!/bin/sh\necho "$@" >>scontrol.calls\n' >bin/scontrol
+printf '#!/bin/sh\necho "$@" >>scontrol.calls\n[ ! -e refused ]\n' >bin/scontrol
 chmod +x bin/*
 queued() { # STATUS CALLS REQUEUES CODE...
     status=$1 calls=$2 requeues=$3
@@ -106,6 +106,8 @@ queued 0 3 0 1 137 0
 queued 75 2 1 1 75
 queued 78 1 0 78
 queued 3 3 0 3 3 3
+: >refused # No second start then, either: the time is over.
+queued 75 1 1 75
 rm -f mpirun.calls && : >slow
 PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1 &
 pid=$!
