@@ -14,6 +14,8 @@ typedef struct {
     int64_t elements;    // Of the whole unit.
     int64_t room;        // Elements of a buffer that it is gathered into: equal parts of all ranks.
     int64_t begin, end;  // This rank's slice.
+    int64_t piece;       // Of the slice, in equal parts for all replicas; buffers of the tree have
+                         // room for all of them.
     float *master;
     Tree tree;
 } Unit;
@@ -71,8 +73,7 @@ static void lay_out(Fsdp *f) {
         elements_max = max_i64(elements_max, unit->elements);
         room_max = max_i64(room_max, unit->room);
         slice_max = max_i64(slice_max, slice);
-        const int64_t piece = div_up(div_up(slice, SLICE_BLOCK), mesh->replicas) * SLICE_BLOCK;
-        pieces_max = max_i64(pieces_max, piece * mesh->replicas);
+        pieces_max = max_i64(pieces_max, unit->piece * mesh->replicas);
     }
     f->bytes.master = arena->used - mark;
     mark = arena->used;
@@ -100,7 +101,7 @@ static void lay_out(Fsdp *f) {
         Tree *tree = &f->unit[u].tree;
         tree->count = f->unit[u].end - f->unit[u].begin;
         for (int i = 0; i < buffers; i++) {
-            tree->buffer[i] = arena_take(arena, tree->count * FLOAT);
+            tree->buffer[i] = arena_take(arena, f->unit[u].piece * mesh->replicas * FLOAT);
         }
     }
     f->square_sum = arena_take(arena, sizeof(*f->square_sum));
@@ -136,6 +137,7 @@ static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *
         unit->room = slice_most(unit->elements, mesh->shards) * mesh->shards;
         unit->begin = slice_cut(unit->elements, mesh->shard_index, mesh->shards);
         unit->end = slice_cut(unit->elements, mesh->shard_index + 1, mesh->shards);
+        unit->piece = slice_most(unit->end - unit->begin, mesh->replicas);
     }
     for (int s = 0; s < f->slots; s++) f->slot[s].unit = NO_UNIT;
     lay_out(f);
@@ -370,8 +372,24 @@ static void add_leaves(Fsdp *f, Unit *unit, const char *received, int round) {
     }
 }
 
-static void add_squares(Fsdp *f, Unit *unit) {
-    vector_square_sum(f->square_sum, tree_sum(&unit->tree), unit->tree.count, f->exchanges);
+// Every replica adds one piece of the slice, for all. What lies behind the slice travels, too, and
+// is nothing: equal pieces are what collectives are fast with.
+static void add_replicas(Fsdp *f, Unit *unit) {
+    const Mesh *mesh = f->mesh;
+    const int n = mesh->replicas;
+    const int64_t piece = unit->piece, bytes = piece * FLOAT;
+    float *const sum = tree_sum(&unit->tree), *const pieces = f->receive;
+    for (int i = 0; i <= n; i++) f->send_offsets[i] = f->receive_offsets[i] = i * bytes;
+    comm_all_to_all(mesh->replica, pieces, f->receive_offsets, sum, f->send_offsets, f->exchanges);
+    if (mesh->invariant) {
+        tree_add_pieces(pieces, piece, n, piece, f->exchanges);
+    } else {
+        for (int i = 1; i < n; i++) {
+            vector_add(pieces, pieces + i * piece, TYPE_F32, piece, f->exchanges);
+        }
+    }
+    device_copy(sum + mesh->replica_index * piece, pieces, bytes, f->exchanges);
+    comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->exchanges);
 }
 
 void fsdp_reduce(Fsdp *f, int unit, int round) {
@@ -401,34 +419,13 @@ void fsdp_reduce(Fsdp *f, int unit, int round) {
     }
     add_leaves(f, u, mesh->shards > 1 ? f->receive : leaf, round);
     event_record(f->leaf[f->turn].read, f->exchanges);
-    if (mesh->replicas == 1 && round == mesh_rounds(mesh, f->packs) - 1) add_squares(f, u);
-}
-
-// Every replica adds one piece of the slice, for all.
-static void add_replicas(Fsdp *f, Unit *unit) {
-    const Mesh *mesh = f->mesh;
-    const int n = mesh->replicas, mine = mesh->replica_index;
-    const int64_t slice = unit->end - unit->begin;
-    float *const sum = tree_sum(&unit->tree), *const pieces = f->receive;
-    for (int i = 0; i <= n; i++) f->send_offsets[i] = slice_cut(slice, i, n) * FLOAT;
-    const int64_t bytes = f->send_offsets[mine + 1] - f->send_offsets[mine];
-    for (int i = 0; i <= n; i++) f->receive_offsets[i] = i * bytes;
-    comm_all_to_all(mesh->replica, pieces, f->receive_offsets, sum, f->send_offsets, f->exchanges);
-    const int64_t count = bytes / FLOAT;
-    if (mesh->invariant) {
-        tree_add_pieces(pieces, count, n, count, f->exchanges);
-    } else {
-        for (int i = 1; i < n; i++) {
-            vector_add(pieces, pieces + i * count, TYPE_F32, count, f->exchanges);
-        }
-    }
-    device_copy((char *)sum + f->send_offsets[mine], pieces, bytes, f->exchanges);
-    comm_all_gather_slices(mesh->replica, sum, f->send_offsets, f->exchanges);
-    if (mesh->replica_index == 0) add_squares(f, unit);
+    if (round < mesh_rounds(mesh, f->packs) - 1) return;
+    if (mesh->replicas > 1) add_replicas(f, u);
+    if (mesh->replica_index > 0) return;
+    vector_square_sum(f->square_sum, tree_sum(&u->tree), u->tree.count, f->exchanges);
 }
 
 void fsdp_end_step(Fsdp *f) {
-    for (int u = 0; u < f->units && f->mesh->replicas > 1; u++) add_replicas(f, &f->unit[u]);
     event_record(f->summed, f->exchanges);
     stream_await(NULL, f->summed);
 }

@@ -88,13 +88,14 @@ void fsdp_begin_step(Fsdp *f, int packs);
 // fsdp_reduce comes before the next fsdp_leaf. Local.
 Gradient fsdp_leaf(Fsdp *f, int unit);
 
-// Exchanges slices of the leaf inside the shard group and adds what came in the order of the tree.
-// The next leaf may be written meanwhile. Ranks without a pack in this round (mesh_pack is -1) call
-// it without fsdp_leaf. Each unit once per round. Collective over mesh->shard.
+// Exchanges slices of the leaf inside the shard group and adds what came in the order of the tree;
+// in the last round, the replicas' sums, too. The next leaf may be written meanwhile. Ranks without
+// a pack in this round (mesh_pack is -1) call it without fsdp_leaf. Each unit once per round, in
+// one order on all ranks. Collective over mesh->shard, in the last round over mesh->replica.
 void fsdp_reduce(Fsdp *f, int unit, int round);
 
-// Adds the replicas' sums. Afterwards fsdp_gradient is the sum over all packs for the owned slice,
-// the same on all replicas. Collective over mesh->replica.
+// Behind the last round. For the compute stream, fsdp_gradient is the sum over all packs for the
+// owned slice from now on, the same on all replicas. Local.
 void fsdp_end_step(Fsdp *f);
 float *fsdp_gradient(Fsdp *f, int unit);  // [end - begin], until the next fsdp_begin_step.
 
