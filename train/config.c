@@ -59,6 +59,7 @@ static const Setting stage_table[] = {
     NUMBER("shift", STAGE(shift), "1", 0.01, 100, R,
           "resolution shift of the timesteps; above 1: more noise"),
     WHOLE("packs", STAGE(data.packs), NULL, 1, 65536, R, "packs per step"),
+    // Starts of segments are 32 bits wide, as attention wants them; sizes of arrays are 64.
     WHOLE("tokens", STAGE(data.tokens), NULL, 1, 1 << 24, R, "tokens per pack, at most"),
     WHOLE("segments", STAGE(data.segments), "64", 1, 65536, R, "samples per pack, at most"),
     WHOLE("text_tokens", STAGE(data.text_tokens), NULL, 1, 1 << 24, R,

@@ -73,7 +73,7 @@ typedef struct {
     double loss;
 } Forward;
 
-enum { TOKENS_MAX = 1 << 24 };
+enum { TOKENS_MAX = 1 << 24 };  // As stage.tokens at most.
 
 // ---- inputs
 static const TensorInfo *find(const Safetensors *file, int64_t n, const char *what) {

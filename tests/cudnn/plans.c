@@ -108,6 +108,10 @@ static void build_heads(void) {
             .T = 200, .X = 300, .S = 3, .heads = 2, .D = D[i], .cross = true};
         attention_prepare(&bounds, 2 * D[i], 4 * D[i], 4 * D[i], 2 * D[i]);
     }
+    // Rows of the largest model: more than 2^32 elements, and more than 2^31 sums in float.
+    const AttentionBounds wide = {
+        .T = 180000, .X = 180000, .S = 90, .heads = 64, .D = 128, .cross = false};
+    attention_prepare(&wide, 3 * 8192, 3 * 8192, 3 * 8192, 8192);
 }
 
 int main(int argc, char **argv) {
