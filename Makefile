@@ -194,7 +194,7 @@ $(eval $(call backend_cuda,bf16,-DREAL_BF16))
 
 # The small program that picks the build that fits this machine and the settings.
 LAUNCHER := $(addprefix build/fp32/,launch/kintoun.o base/settings.o base/setting_value.o \
-                                    base/error.o base/die.o)
+                                    base/utf8.o base/error.o base/die.o)
 kintoun: $(LAUNCHER)
 	@$(CC) $^ -lyaml -o $@
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/die.h"
+#include "base/utf8.h"
 
 static bool is_auto(const Setting *s, const char *text) {
     return (s->flags & SETTING_MAY_AUTO) && strcmp(text, "auto") == 0;
@@ -85,6 +86,7 @@ bool setting_parse(const Setting *s, const char *text, void *field) {
         case SETTING_TEXT: {
             const size_t length = strlen(text);
             if ((double)length < s->min || (double)length >= s->max) return false;
+            if (utf8_fault(text, (int64_t)length) >= 0) return false;
             memcpy(field, text, length + 1);
             return true;
         }
@@ -156,7 +158,8 @@ void setting_describe(char text[SETTING_VALUE_MAX], const Setting *s) {
             snprintf(text, SETTING_VALUE_MAX, "true or false");
             return;
         case SETTING_TEXT:
-            snprintf(text, SETTING_VALUE_MAX, "text of %.0f to %.0f bytes", s->min, s->max - 1);
+            snprintf(text, SETTING_VALUE_MAX, "text of %.0f to %.0f bytes in UTF-8", s->min,
+                     s->max - 1);
             return;
         case SETTING_CHOICE:
             snprintf(text, SETTING_VALUE_MAX, "one of %s", s->choices);

@@ -8,8 +8,9 @@
 
 #include "base/die.h"
 #include "base/setting_value.h"
+#include "base/utf8.h"
 
-enum { PLACE_MAX = 256, REPORT_MAX = 400 };
+enum { PLACE_MAX = 256, REPORT_MAX = 400, DEPTH_MAX = 64 };
 
 // A key that was set, and where: its line, or 0 for the command line.
 typedef struct {
@@ -21,7 +22,8 @@ typedef struct {
     const char *name, *text;
     int64_t bytes;
     Problems *problems;
-    bool broken;  // A syntax error: nothing follows.
+    bool broken;  // A syntax error, or more problems than are kept: nothing follows.
+    int depth;    // Of the sections and lists that the present event is in.
     yaml_parser_t parser;
     yaml_event_t event;
     SetKey *set;
@@ -90,11 +92,19 @@ static void report(const Reader *r, int line, const char *format, ...) {
     problems_add(r->problems, "%s: %s", place, text);
 }
 
-// `text` cut short and in printable characters.
+// `text` cut short, what cannot be printed as '?'.
 static const char *shown(char out[64], const char *text) {
-    int i = 0;
-    for (; text[i] != '\0' && i < 60; i++) out[i] = (unsigned char)text[i] < ' ' ? '?' : text[i];
-    snprintf(out + i, (size_t)(64 - i), "%s", text[i] == '\0' ? "" : "...");
+    const int64_t bytes = (int64_t)strlen(text);
+    int64_t i = 0;
+    while (i < bytes) {
+        uint32_t c;
+        const int length = utf8_read(&c, text + i, bytes - i);
+        const int step = length == 0 ? 1 : length;
+        if (i + step > 60) break;
+        memcpy(out + i, length == 0 || c < ' ' ? "?" : text + i, (size_t)step);
+        i += step;
+    }
+    snprintf(out + i, (size_t)(64 - i), "%s", i == bytes ? "" : "...");
     return out;
 }
 
@@ -162,6 +172,7 @@ static void report_syntax(const Reader *r) {
 
 static void read_event(Reader *r) {
     yaml_event_delete(&r->event);
+    if (r->problems->count >= PROBLEMS_MAX) r->broken = true;
     if (r->broken) return;
     if (!yaml_parser_parse(&r->parser, &r->event)) {
         r->broken = true;
@@ -179,6 +190,13 @@ static void read_event(Reader *r) {
     } else if (r->event.type == YAML_SEQUENCE_START_EVENT) {
         anchor = r->event.data.sequence_start.anchor;
         tag = r->event.data.sequence_start.tag;
+    }
+    const yaml_event_type_t type = r->event.type;
+    r->depth += type == YAML_MAPPING_START_EVENT || type == YAML_SEQUENCE_START_EVENT;
+    r->depth -= type == YAML_MAPPING_END_EVENT || type == YAML_SEQUENCE_END_EVENT;
+    if (r->depth > DEPTH_MAX) {  // The parser takes time by the square of the depth.
+        report(r, line_of(r), "sections and lists in each other, more than %d of them", DEPTH_MAX);
+        r->broken = true;
     }
     if (anchor != NULL)
         report(r, line_of(r), "anchors (&%s) are not supported", (const char *)anchor);

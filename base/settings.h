@@ -27,7 +27,7 @@ typedef enum {
     SETTING_WHOLE = 1,  // int64_t, from min to max.
     SETTING_NUMBER,     // double, finite, from min to max.
     SETTING_FLAG,       // bool: true or false.
-    SETTING_TEXT,       // char[max], at least min bytes long; max counts the final NUL.
+    SETTING_TEXT,       // char[max], UTF-8 of at least min bytes; max counts the final NUL.
     SETTING_CHOICE,     // int: the place of the word in `choices`.
     SETTING_NUMBERS,    // SettingNumbers, each from min to max: "[0.9, 0.95]".
     SETTING_ROWS,       // An array of structs, from min to max of them, each read by `rows`.

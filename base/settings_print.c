@@ -1,9 +1,11 @@
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/die.h"
 #include "base/setting_value.h"
 #include "base/settings.h"
+#include "base/utf8.h"
 
 static void each_row(const Setting *table, const char *base, const char *prefix,
                      void (*visit)(void *context, const char *key, const char *value, int flags),
@@ -31,17 +33,25 @@ void settings_each(const Setting *table, const void *base,
     each_row(table, base, "", visit, context);
 }
 
-// Text as a double-quoted YAML scalar, which can hold any bytes but NUL.
+// Text as a double-quoted YAML scalar. What YAML does not allow as it is, or takes for the end of a
+// line (U+0085, U+2028, U+2029), is escaped.
 static void print_quoted(FILE *out, const char *text) {
+    int64_t left = (int64_t)strlen(text);
     putc('"', out);
-    for (; *text != '\0'; text++) {
-        const unsigned char c = (unsigned char)*text;
+    while (left > 0) {
+        uint32_t c;
+        const int length = utf8_read(&c, text, left);
+        CHECK(length > 0, "a setting that is no UTF-8");
         if (c == '"' || c == '\\')
-            fprintf(out, "\\%c", c);
-        else if (c < ' ' || c == 0x7f)
-            fprintf(out, "\\x%02X", c);
+            fprintf(out, "\\%c", (char)c);
+        else if (c < ' ' || (c >= 0x7f && c < 0xa0))
+            fprintf(out, "\\x%02" PRIX32, c);
+        else if (c == 0x2028 || c == 0x2029 || c == 0xfeff || (c & 0xfffe) == 0xfffe)
+            fprintf(out, "\\U%08" PRIX32, c);
         else
-            putc(c, out);
+            fwrite(text, 1, (size_t)length, out);
+        text += length;
+        left -= length;
     }
     putc('"', out);
 }

@@ -148,8 +148,9 @@ static void test_overrides(void **state) {
     check_that(added.stage_count == 1 && added.stages[0].steps == 4, "a row is added");
     check_that(added.stages[0].lr == SETTING_AUTO && added.stages[0].filter_count == 1, "its row");
     check_that(c.betas.count == 2 && strcmp(c.folder, "a=b") == 0, "list, text");
-    check_override("stages.2.steps=1",
-                   "stages.2.name is not set; it must be text of 1 to 31 bytes (for the log)");
+    check_override(
+        "stages.2.steps=1",
+        "stages.2.name is not set; it must be text of 1 to 31 bytes in UTF-8 (for the log)");
     check_override("stages.3.steps=1",
                    "command line: stages.3.steps: stages has no row '3'; it has 2, counted from 0, "
                    "of at most 3");
@@ -215,15 +216,17 @@ static void test_refuses_values(void **state) {
         HEADS "train: {betas: [0.5, [1]]}\n",
         "a.yaml:3: train.betas = this list must be a list of at most 16 numbers from 0 to "
         "1 (AdamW)");
-    check_problem(HEADS "run: {folder: ''}\n",
-                  "a.yaml:3: run.folder = '' must be text of 1 to 23 bytes (where it all goes)");
+    check_problem(
+        HEADS "run: {folder: ''}\n",
+        "a.yaml:3: run.folder = '' must be text of 1 to 23 bytes in UTF-8 (where it all goes)");
     check_problem(
         HEADS "run: {folder: \"a\\0b\"}\n",
-        "a.yaml:3: run.folder = text with a NUL byte must be text of 1 to 23 bytes (where "
+        "a.yaml:3: run.folder = text with a NUL byte must be text of 1 to 23 bytes in UTF-8 (where "
         "it all goes)");
-    check_problem(HEADS "run: {folder: 123456789012345678901234}\n",
-                  "a.yaml:3: run.folder = '123456789012345678901234' must be text of 1 to 23 bytes "
-                  "(where it all goes)");
+    check_problem(
+        HEADS "run: {folder: 123456789012345678901234}\n",
+        "a.yaml:3: run.folder = '123456789012345678901234' must be text of 1 to 23 bytes in UTF-8 "
+        "(where it all goes)");
 }
 
 static void test_refuses_keys(void **state) {
@@ -245,7 +248,7 @@ static void test_refuses_keys(void **state) {
     check_problem(
         HEADS "run: {folder: *x}\n",
         "a.yaml:3: run.folder = an alias, which is not supported, must be text of 1 to 23 "
-        "bytes (where it all goes)");
+        "bytes in UTF-8 (where it all goes)");
     check_problem(HEADS "run: {folder: !!str a}\n",
                   "a.yaml:3: tags (tag:yaml.org,2002:str) are not supported");
     check_problem(HEADS "run: {[1]: a}\n", "a.yaml:3: a setting's name must be short plain text");
@@ -254,9 +257,10 @@ static void test_refuses_keys(void **state) {
     check_problem(
         "model: {layers: 3}\n",
         "model.heads is not set; it must be a whole number from 1 to 256 (attention heads)");
-    check_problem(HEADS "stages:\n- steps: 3\n",
-                  "a.yaml:4: stages.0.name is not set; it must be text of 1 to 31 bytes (for the "
-                  "log)");
+    check_problem(
+        HEADS "stages:\n- steps: 3\n",
+        "a.yaml:4: stages.0.name is not set; it must be text of 1 to 31 bytes in UTF-8 (for the "
+        "log)");
     check_problem(HEADS "stages: {name: a}\n",
                   "a.yaml:3: stages = a section must be a list of 0 to 3 rows of settings (in the "
                   "order they run)");
@@ -312,6 +316,48 @@ static void test_dump_parses_back(void **state) {
     free(empty);
 }
 
+// What YAML takes for the end of a line or does not allow comes back, too; what is no UTF-8, which
+// neither it nor JSON can hold, is refused.
+static void test_texts_in_utf8(void **state) {
+    (void)state;
+    static const char *const good[] = {"run.folder=a\xe2\x80\xa8z",  // U+2028
+                                       "run.folder=\xc2\x85\xc2\x81\x7f",
+                                       "run.folder=\xef\xbb\xbf\xef\xbf\xbf\t ",
+                                       "run.folder=\xf4\x8f\xbf\xbf caf\xc3\xa9"};
+    static const char *const bad[] = {"run.folder=caf\xe9", "run.folder=\xc0\x80",
+                                      "run.folder=\xed\xa0\x80", "run.folder=\xf4\x90\x80\x80",
+                                      "run.folder=\xe2\x80"};
+    Config c, again;
+    for (int i = 0; i < 4; i++) {
+        check_that(parse(&c, HEADS, 1, &good[i]), "%s", problems.text[0]);
+        char *const text = settings_dump(table, &c);
+        check_that(parse(&again, text, 0, NULL), "%s in\n%s", problems.text[0], text);
+        check_that(strcmp(again.folder, c.folder) == 0, "%d comes back as '%s'", i, again.folder);
+        free(text);
+    }
+    for (int i = 4; i >= 0; i--) {
+        check_that(!parse(&c, HEADS, 1, &bad[i]), "%d passed", i);
+        check_contains(problems.text[0], "must be text of 1 to 23 bytes in UTF-8");
+    }
+    check_contains(problems.text[0], "run.folder = 'caf?' must be");
+}
+
+// Long texts of mistakes: what is shown is found at once.
+static void test_many_mistakes(void **state) {
+    (void)state;
+    enum { BYTES = 500000 };
+    static char text[BYTES + 1];
+    Config c;
+    memset(text, '[', BYTES);
+    check_that(!parse(&c, text, 0, NULL) && problems.count == 2, "%d problems", problems.count);
+    check_contains(problems.text[1], "in each other, more than 64");
+    static const char head[] = "model: {";
+    memcpy(text, head, sizeof(head) - 1);
+    for (size_t i = sizeof(head) - 1; i + 7 < BYTES; i += 7) memcpy(text + i, "a1: 12,", 7);
+    check_that(!parse(&c, text, 0, NULL) && problems.count == PROBLEMS_MAX, "%d problems",
+               problems.count);
+}
+
 // Any prefix and any changed byte of a text is read or refused, and never more than that.
 static void test_survives_damage(void **state) {
     (void)state;
@@ -359,7 +405,8 @@ int main(void) {
         cmocka_unit_test(test_refuses_values),   cmocka_unit_test(test_refuses_keys),
         cmocka_unit_test(test_refuses_syntax),   cmocka_unit_test(test_shows_all_problems_at_once),
         cmocka_unit_test(test_dump_parses_back), cmocka_unit_test(test_survives_damage),
-        cmocka_unit_test(test_each_and_help),
+        cmocka_unit_test(test_each_and_help),    cmocka_unit_test(test_texts_in_utf8),
+        cmocka_unit_test(test_many_mistakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
