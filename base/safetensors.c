@@ -117,11 +117,11 @@ static bool check_cover(const Safetensors *file, Error *error) {
         }
         at = t->end;
     }
-    if (file->data_start + at != file->bytes) {
+    if (at != file->bytes - file->data_start) {
         return error_set(error,
-                         "%s: %" PRId64 " bytes, but header and tensors make %" PRId64
+                         "%s: %" PRId64 " bytes of data, but its tensors make %" PRId64
                          " (truncated, or something was appended)",
-                         file->path, file->bytes, file->data_start + at);
+                         file->path, file->bytes - file->data_start, at);
     }
     return true;
 }
