@@ -47,6 +47,7 @@ says 78 'shard = 3 must divide the number of ranks, 64; the nearest legal one is
     plan configs/goku-2b.yaml --ranks 64 parallel.shard=3
 says 0 'depends on the layout' plan configs/goku-2b.yaml --ranks 64 --tflops 1 parallel.shard=2
 says 78 "unknown setting 'model.layrs'" plan configs/tiny.yaml --ranks 2 model.layrs=3
+says 78 'words; at most 256 are read' train configs/tiny.yaml $(seq 300)
 says 78 "unknown setting 'rank'" plan configs/tiny.yaml --rank 2
 says 0 'kintoun plan CONFIG' plan --help
 

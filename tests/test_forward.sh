@@ -50,11 +50,18 @@ for text in '' '0.text 0,24 0' '0.text 1,24 24'; do
     cmp "$folder/first" "$folder/out" || failed=1
 done
 
+# A path is taken whole, however long.
+long=$(printf './%.0s' $(seq 490))$golden/inputs.safetensors
+$kintoun forward $golden --inputs "$long" --outputs "$folder/out" || failed=1
+cmp "$folder/out" "$folder/outputs" || failed=1
+
 # ---- wrong on the command line
 refused 78 '0 folders for MODEL'
 refused 78 'inputs is not set' $golden --outputs b
 refused 78 "unknown setting 'gradient'; did you mean 'gradients'" $golden --inputs a --gradient x
 refused 78 '--outputs needs a value' $golden --inputs a --outputs
+refused 78 '--inputs=a: the value stands behind it: --inputs a' $golden --inputs=a --outputs b
+refused 78 'words; at most 256 are read' $golden $(seq 300)
 refused 78 'a model is a folder with config.json' "$folder" --inputs a --outputs b
 refused 78 "$folder/none" $golden --inputs "$folder/none" --outputs b
 refused 1 "$folder/none/out" $golden --inputs $golden/inputs.safetensors \

@@ -6,8 +6,6 @@
 
 #include "base/die.h"
 
-enum { OPTION_BYTES = 1200 };  // Of "name=value": more than any TEXT row holds.
-
 bool options_help(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) return true;
@@ -22,21 +20,38 @@ static bool is_flag(const Setting *table, const char *name) {
     return false;
 }
 
+// "name=value", malloc'd.
+static char *pair_of(const char *name, const char *value) {
+    const size_t bytes = strlen(name) + strlen(value) + 2;
+    char *pair = malloc(bytes);
+    CHECK(pair != NULL, "no memory for an option of %zu bytes", bytes);
+    snprintf(pair, bytes, "%s=%s", name, value);
+    return pair;
+}
+
 bool options_parse(void *base, const Setting *table, int argc, char **argv, Words *words,
                    Problems *problems) {
     const int before = problems->count;
-    CHECK(argc <= OPTIONS_WORDS_MAX, "%d arguments, at most %d", argc, OPTIONS_WORDS_MAX);
-    char(*text)[OPTION_BYTES] = calloc((size_t)argc + 1, sizeof(*text));
-    const char *pairs[OPTIONS_WORDS_MAX];
+    char *pairs[OPTIONS_WORDS_MAX] = {0};
     int count = 0;
-    CHECK(text != NULL, "no memory for %d arguments", argc);
     words->count = 0;
+    if (argc > OPTIONS_WORDS_MAX) {
+        problems_add(problems, "command line: %d words; at most %d are read", argc,
+                     OPTIONS_WORDS_MAX);
+        return false;
+    }
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "--", 2) != 0) {
             words->word[words->count++] = argv[i];
             continue;
         }
-        const char *name = argv[i] + 2, *value = "true";
+        const char *name = argv[i] + 2, *value = "true", *equals = strchr(name, '=');
+        if (equals != NULL) {
+            problems_add(problems,
+                         "command line: %.100s: the value stands behind it: --%.*s %.100s", argv[i],
+                         (int)(equals - name), name, equals + 1);
+            continue;
+        }
         if (!is_flag(table, name)) {
             if (i + 1 == argc) {
                 problems_add(problems, "command line: %s needs a value behind it", argv[i]);
@@ -44,11 +59,10 @@ bool options_parse(void *base, const Setting *table, int argc, char **argv, Word
             }
             value = argv[++i];
         }
-        snprintf(text[count], OPTION_BYTES, "%.100s=%.1000s", name, value);
-        pairs[count] = text[count];
-        count++;
+        pairs[count++] = pair_of(name, value);
     }
-    settings_parse(base, table, NULL, 0, "command line", pairs, count, problems);
-    free(text);
+    settings_parse(base, table, NULL, 0, "command line", (const char *const *)pairs, count,
+                   problems);
+    for (int i = 0; i < count; i++) free(pairs[i]);
     return problems->count == before;
 }

@@ -58,7 +58,10 @@ typedef struct {
 
 static bool read_arguments(Arguments *a, int argc, char **argv, Problems *problems) {
     memset(a, 0, sizeof(*a));
-    CHECK(argc <= ARGUMENTS_MAX, "%d arguments", argc);
+    if (argc > ARGUMENTS_MAX) {
+        problems_add(problems, "command line: %d words; at most %d are read", argc, ARGUMENTS_MAX);
+        return false;
+    }
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             a->help = true;

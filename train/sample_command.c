@@ -120,9 +120,9 @@ static bool take_asked(Command *c, int argc, char **argv, int i, Problems *probl
 }
 
 static void read_arguments(Command *c, int argc, char **argv, Problems *problems) {
-    char *rest[OPTIONS_WORDS_MAX];
+    char **rest = calloc((size_t)argc + 1, sizeof(*rest));
+    CHECK(rest != NULL, "no memory for %d arguments", argc);
     int count = 0;
-    CHECK(argc <= OPTIONS_WORDS_MAX, "%d arguments, at most %d", argc, OPTIONS_WORDS_MAX);
     for (int i = 0; i < argc; i++) {
         if (i > 0 && take_asked(c, argc, argv, i, problems)) {
             i++;
@@ -131,6 +131,7 @@ static void read_arguments(Command *c, int argc, char **argv, Problems *problems
         }
     }
     options_parse(&c->options, option_table, count, rest, &c->words, problems);
+    free(rest);
     if (c->words.count != 1) {
         problems_add(problems, "command line: %d folders for CHECKPOINT; see kintoun sample --help",
                      c->words.count);
