@@ -115,16 +115,33 @@ static bool judge_sample(const Sample *sample, const CatalogueHeader *header, Er
     return true;
 }
 
-// The rows of one shard; false when it cannot be read at all.
-static bool read_rows(CatalogueRow *rows, CatalogueHeader *header, const MdsIndex *index,
-                      int64_t shard, uint8_t *raw, uint8_t *zip, Problems *problems) {
+// The rows of the catalogue in work, as many as the shards that were read have samples.
+typedef struct {
+    CatalogueRow *rows;
+    int64_t count;
+} Rows;
+
+// Room for the rows of one more shard.
+static CatalogueRow *add_rows(Rows *rows, int64_t count) {
+    const int64_t all = rows->count + count;
+    rows->rows = realloc(rows->rows, (size_t)max_i64(all, 1) * sizeof(CatalogueRow));
+    CHECK(rows->rows != NULL, "no memory for %lld rows", (long long)all);
+    CatalogueRow *more = rows->rows + rows->count;
+    rows->count = all;
+    return more;
+}
+
+// The rows of one shard.
+static void read_rows(Rows *out, CatalogueHeader *header, const MdsIndex *index, int64_t shard,
+                      uint8_t *raw, uint8_t *zip, Problems *problems) {
     const MdsShard *s = &index->shards[shard];
     Error error;
     if (mds_shard_load(raw, zip, index, shard, &error) != MDS_OK ||
         !mds_shard_check(s, raw, &error)) {
         problems_add(problems, "%s", error.text);
-        return false;
+        return;
     }
+    CatalogueRow *rows = add_rows(out, s->samples);
     for (int64_t i = 0; i < s->samples; i++) {
         const MdsValue bytes = mds_sample(s, raw, i);
         Sample sample;
@@ -152,7 +169,6 @@ static bool read_rows(CatalogueRow *rows, CatalogueHeader *header, const MdsInde
                 q < (int)header->quality_count ? (float)sample.qualities[q] : NAN;
         }
     }
-    return true;
 }
 
 static bool write_catalogue(CatalogueHeader *header, const CatalogueRow *rows, const char *folder,
@@ -190,17 +206,16 @@ bool catalogue_build(const char *folder, Problems *problems) {
     memcpy(header.magic, magic, sizeof(magic));
     if (!read_dataset(&header, folder, false, &error)) problems_add(problems, "%s", error.text);
     header.quality_count = (uint32_t)sample_qualities(header.qualities, &index->shards[0]);
-    uint8_t *raw = malloc((size_t)index->raw_bytes_max);
-    uint8_t *zip = malloc((size_t)max_i64(index->zip_bytes_max, 1));
-    CatalogueRow *rows = calloc((size_t)max_i64(index->sample_count, 1), sizeof(CatalogueRow));
-    CHECK(raw != NULL && zip != NULL && rows != NULL, "no memory for the catalogue of %s", folder);
-    int64_t done = 0;
-    for (int64_t i = 0; i < index->shard_count; i++) {
-        read_rows(rows + done, &header, index, i, raw, zip, problems);
-        done += index->shards[i].samples;
+    uint8_t *raw, *zip;
+    Rows rows = {0};
+    const bool room = mds_index_room(&raw, &zip, index, &error);
+    if (!room) problems_add(problems, "%s", error.text);
+    for (int64_t i = 0; i < index->shard_count && room; i++) {
+        read_rows(&rows, &header, index, i, raw, zip, problems);
     }
-    const bool ok = problems->count == before && write_catalogue(&header, rows, folder, problems);
-    free(rows);
+    const bool ok =
+        problems->count == before && write_catalogue(&header, rows.rows, folder, problems);
+    free(rows.rows);
     free(zip);
     free(raw);
     mds_index_free(index);
@@ -208,6 +223,21 @@ bool catalogue_build(const char *folder, Problems *problems) {
 }
 
 // ---- opening
+
+// Whether the names of qualities end, and latents can be normalised.
+static bool facts_are_legal(const CatalogueHeader *header) {
+    if (header->quality_count > QUALITIES_MAX || header->channels > CATALOGUE_CHANNELS_MAX) {
+        return false;
+    }
+    for (uint32_t i = 0; i < header->quality_count; i++) {
+        if (memchr(header->qualities[i], 0, QUALITY_NAME_MAX) == NULL) return false;
+    }
+    for (uint32_t c = 0; c < header->channels; c++) {
+        const float mean = header->mean[c], std = header->std[c];
+        if (!isfinite(mean) || !isfinite(std) || std <= 0) return false;
+    }
+    return true;
+}
 
 static bool header_check(const CatalogueHeader *header, int64_t file_bytes, const char *path,
                          Error *error) {
@@ -224,8 +254,7 @@ static bool header_check(const CatalogueHeader *header, int64_t file_bytes, cons
     }
     if (header->header_crc != crc32c(0, header, offsetof(CatalogueHeader, header_crc)) ||
         header->header_bytes != sizeof(*header) || header->row_bytes != sizeof(CatalogueRow) ||
-        header->count < 0 || header->count > UINT32_MAX || header->quality_count > QUALITIES_MAX ||
-        header->channels > CATALOGUE_CHANNELS_MAX) {
+        header->count < 0 || header->count > UINT32_MAX || !facts_are_legal(header)) {
         return error_set(error, "%s: its header is corrupt; %s", path, remedy);
     }
     const int64_t want = (int64_t)sizeof(*header) + header->count * (int64_t)sizeof(CatalogueRow);
@@ -236,7 +265,17 @@ static bool header_check(const CatalogueHeader *header, int64_t file_bytes, cons
     return true;
 }
 
-// That the rows are those written, and lie where the index says that shards are.
+// Whether a row lies in its shard and says what a sample can be.
+static bool row_is_legal(const CatalogueRow *row, const Catalogue *catalogue, int64_t shard) {
+    const uint64_t bytes = (uint64_t)catalogue->index->shards[shard].raw.bytes;
+    const uint32_t channels = catalogue->header->channels;
+    return row->bytes <= bytes && row->offset <= bytes - row->bytes && row->medium < MEDIUM_COUNT &&
+           sample_shape_is_legal(row->shape, row->text_length, row->text_width) &&
+           (row->medium == MEDIUM_VIDEO || row->shape.F == 1) &&
+           (channels == 0 || row->shape.C == (int32_t)channels);
+}
+
+// That the rows are those written, one for each sample of the index.
 static bool rows_check(const Catalogue *catalogue, const char *path, Error *error) {
     const int64_t bytes = catalogue->count * (int64_t)sizeof(CatalogueRow);
     if (crc32c(0, catalogue->rows, bytes) != catalogue->header->rows_crc) {
@@ -251,15 +290,18 @@ static bool rows_check(const Catalogue *catalogue, const char *path, Error *erro
             catalogue->header->index_hash != catalogue->index->hash ? "index.json" : "dataset.json",
             remedy);
     }
-    for (int64_t i = 0; i < catalogue->count; i++) {
-        const CatalogueRow *row = &catalogue->rows[i];
-        const MdsIndex *index = catalogue->index;
-        if (row->shard >= index->shard_count || row->medium >= MEDIUM_COUNT ||
-            row->index >= index->shards[row->shard].samples ||
-            row->offset + row->bytes > (uint64_t)index->shards[row->shard].raw.bytes ||
-            (i > 0 && row->shard < row[-1].shard)) {
-            return error_set(error, "%s: row %lld leads out of its shard; %s", path, (long long)i,
-                             remedy);
+    const MdsIndex *index = catalogue->index;
+    if (catalogue->count != index->sample_count) {
+        return error_set(error, "%s: %lld rows, index.json has %lld samples; %s", path,
+                         (long long)catalogue->count, (long long)index->sample_count, remedy);
+    }
+    int64_t i = 0;
+    for (int64_t s = 0; s < index->shard_count; s++) {
+        for (int64_t k = 0; k < index->shards[s].samples; k++, i++) {
+            const CatalogueRow *row = &catalogue->rows[i];
+            if (row->shard == s && row->index == k && row_is_legal(row, catalogue, s)) continue;
+            return error_set(error, "%s: row %lld is not that of sample %lld of shard %lld; %s",
+                             path, (long long)i, (long long)k, (long long)s, remedy);
         }
     }
     return true;

@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/real.h"
 #include "base/safetensors.h"
+#include "base/utf8.h"
 #include "data/catalogue.h"
 #include "data/members.h"
 #include "data/sample.h"
@@ -247,6 +248,20 @@ static bool make_writer(Import *import, const Group *group, Error *error) {
     return import->writer != NULL;
 }
 
+// The bytes of the caption, without the ends of lines behind it.
+static int64_t caption_of(const Group *group, const char **caption) {
+    static const char *const keys[] = {"caption", "prompt", "text"};
+    *caption = NULL;
+    for (int i = 0; i < 3 && *caption == NULL; i++) *caption = words(group, keys[i]);
+    int64_t bytes = *caption == NULL ? 0 : (int64_t)strlen(*caption);
+    if (*caption == NULL && group->caption != NULL) {
+        *caption = group->caption->data;
+        bytes = group->caption->bytes;
+    }
+    while (bytes > 0 && ((*caption)[bytes - 1] == '\n' || (*caption)[bytes - 1] == '\r')) bytes--;
+    return bytes;
+}
+
 static bool write_sample(Import *import, const Group *group, const char *key, Error *error) {
     const Array *latent = &group->latent, *text = &group->text;
     if (latent->data == NULL) return error_set(error, "has no latent");
@@ -256,13 +271,8 @@ static bool write_sample(Import *import, const Group *group, const char *key, Er
     }
     const int64_t *s = latent->shape;
     const int last = latent->dims - 1;
-    const char *caption = words(group, "caption"), *media = words(group, "media_type");
-    if (caption == NULL) caption = words(group, "prompt");
-    if (caption == NULL) caption = words(group, "text");
-    if (caption == NULL && group->caption != NULL) caption = group->caption->data;
-    if (caption == NULL) caption = "";
-    int64_t caption_bytes = (int64_t)strlen(caption);
-    while (caption_bytes > 0 && caption[caption_bytes - 1] == '\n') caption_bytes--;
+    const char *media = words(group, "media_type"), *caption;
+    const int64_t caption_bytes = caption_of(group, &caption);
     const int64_t frames = last == 3 ? s[1] : 1;
     const bool video = media == NULL ? frames > 1 : strcmp(media, "video") == 0;
     Sample sample = {
@@ -282,7 +292,10 @@ static bool write_sample(Import *import, const Group *group, const char *key, Er
         .fps = fact(group, "fps", 0),
     };
     const char *id = words(group, "id");
-    snprintf(sample.id, sizeof(sample.id), "%.127s", id != NULL && id[0] != 0 ? id : key);
+    if (id == NULL || id[0] == 0) id = key;
+    snprintf(sample.id, sizeof(sample.id), "%.127s", id);
+    const int64_t cut = utf8_fault(sample.id, (int64_t)strlen(sample.id));
+    if (strlen(id) > strlen(sample.id) && cut >= 0) sample.id[cut] = '\0';  // In a character.
     if (!make_writer(import, group, error)) return false;
     for (int i = 0; i < import->quality_count; i++) {
         sample.qualities[i] = fact(group, import->qualities[i], (double)NAN);

@@ -158,11 +158,11 @@ bool data_verify(int64_t *samples_good, const char *folder, Problems *problems) 
         catalogue = catalogue_open(folder, &error);
         if (catalogue == NULL) problems_add(problems, "%s", error.text);
     }
-    uint8_t *raw = malloc((size_t)index->raw_bytes_max);
-    uint8_t *zip = malloc((size_t)max_i64(index->zip_bytes_max, 1));
-    CHECK(raw != NULL && zip != NULL, "no memory for a shard of %s", folder);
+    uint8_t *raw, *zip;
     int64_t done = 0;
-    for (int64_t i = 0; i < index->shard_count; i++) {
+    const bool room = mds_index_room(&raw, &zip, index, &error);
+    if (!room) problems_add(problems, "%s", error.text);
+    for (int64_t i = 0; i < index->shard_count && room; i++) {
         *samples_good += shard_verify(raw, zip, index, i,
                                       catalogue == NULL ? NULL : catalogue->rows + done, problems);
         done += index->shards[i].samples;

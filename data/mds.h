@@ -112,6 +112,10 @@ typedef enum { MDS_OK, MDS_CORRUPT, MDS_IO } MdsStatus;
 MdsIndex *mds_index_open(const char *folder, Error *error);
 void mds_index_free(MdsIndex *index);
 
+// Room for the largest shard as raw and, compressed, as zip; the caller frees both. False and the
+// reason where there is not as much memory as index.json asks for.
+bool mds_index_room(uint8_t **raw, uint8_t **zip, const MdsIndex *index, Error *error);
+
 // Brings shard `shard` into raw [shards[shard].raw.bytes] and verifies the hashes that it can;
 // `zip` is room for the largest compressed shard (zip_bytes_max), unused when there is none. Whole,
 // short, or wrong bytes: MDS_CORRUPT. A file that is missing or cannot be read: MDS_IO.

@@ -259,6 +259,20 @@ void mds_index_free(MdsIndex *index) {
     free(index);
 }
 
+bool mds_index_room(uint8_t **raw, uint8_t **zip, const MdsIndex *index, Error *error) {
+    *raw = malloc((size_t)max_i64(index->raw_bytes_max, 1));
+    *zip = malloc((size_t)max_i64(index->zip_bytes_max, 1));
+    if (*raw != NULL && *zip != NULL) return true;
+    free(*raw);
+    free(*zip);
+    *raw = *zip = NULL;
+    return error_set(error,
+                     "%s/index.json: its largest shard has %lld bytes, compressed %lld, for which "
+                     "there is no memory; write smaller shards",
+                     index->folder, (long long)index->raw_bytes_max,
+                     (long long)index->zip_bytes_max);
+}
+
 static bool hash_check(const MdsFile *file, const void *bytes, const char *path, Error *error) {
     const size_t size = (size_t)file->bytes;
     if (file->has_xxh3 && XXH3_64bits(bytes, size) != file->xxh3) {

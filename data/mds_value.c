@@ -146,7 +146,7 @@ bool mds_decode_number(double *out, const char *encoding, MdsValue value, Error 
         memcpy(text, value.data, (size_t)value.bytes);
         text[value.bytes] = 0;
         *out = strtod(text, &end);
-        return *end == 0 || error_set(error, "'%s' is not a number", text);
+        return end == text + value.bytes || error_set(error, "'%s' is not a number", text);
     }
     const char *name = strcmp(encoding, "int") == 0 ? "int64" : encoding;
     const int scalar = scalar_named(name, strlen(name));

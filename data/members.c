@@ -8,8 +8,9 @@
 
 #include "base/die.h"
 #include "base/files.h"
+#include "base/real.h"
 
-enum { RECORD = 512 };
+enum { RECORD = 512, HEADER_BYTES_MAX = 1 << 20 };
 #define MEMBER_BYTES_MAX ((int64_t)1 << 32)
 
 struct Members {
@@ -119,13 +120,20 @@ static bool checksum_holds(const uint8_t *record) {
 
 // The data of a member with its padding. NULL and the reason when the file ends before.
 static char *read_data(Members *members, int64_t bytes, Error *error) {
-    char *data = malloc((size_t)bytes + RECORD + 1);
-    CHECK(data != NULL, "no memory for a member of %lld bytes", (long long)bytes);
     const int64_t padded = (bytes + RECORD - 1) / RECORD * RECORD;
-    if (fread(data, 1, (size_t)padded, members->tar) != (size_t)padded) {
-        bad(members, error, "the tar ends inside of a member");
-        free(data);
-        return NULL;
+    char *data = NULL;
+    int64_t room = 0, got = 0;
+    while (got < padded || data == NULL) {  // No more memory than there is data.
+        room = min_i64(padded, max_i64(2 * room, 1 << 20));
+        data = realloc(data, (size_t)room + 1);
+        CHECK(data != NULL, "no memory for a member of %lld bytes", (long long)bytes);
+        const size_t part = (size_t)(room - got);
+        if (fread(data + got, 1, part, members->tar) != part) {
+            bad(members, error, "the tar ends inside of a member");
+            free(data);
+            return NULL;
+        }
+        got = room;
     }
     members->offset += padded;
     data[bytes] = 0;
@@ -148,19 +156,31 @@ static bool skip_data(Members *members, int64_t bytes, Error *error) {
     return true;
 }
 
+// False for a name that is too long, or has a NUL inside.
+static bool keep_name(Override *override, const char *name, int64_t bytes) {
+    if (bytes < 1 || bytes >= MEMBER_NAME_MAX || memchr(name, 0, (size_t)bytes) != NULL) {
+        return false;
+    }
+    memcpy(override->name, name, (size_t)bytes);
+    override->name[bytes] = 0;
+    return true;
+}
+
 // "LENGTH key=value\n" lines of a pax header: path and size.
 static bool read_pax(Override *override, const char *data, int64_t bytes) {
     for (const char *at = data; at < data + bytes;) {
-        char *space;
+        char *space, *digits;
         const long length = strtol(at, &space, 10);
-        if (length < 5 || length > data + bytes - at || *space != ' ' || at[length - 1] != '\n') {
+        if (*at < '0' || *at > '9' || length < 5 || length > data + bytes - at || *space != ' ' ||
+            at[length - 1] != '\n') {
             return false;
         }
         const char *key = space + 1, *end = at + length - 1;
         if (strncmp(key, "path=", 5) == 0) {
-            snprintf(override->name, sizeof(override->name), "%.*s", (int)(end - key - 5), key + 5);
+            if (!keep_name(override, key + 5, end - key - 5)) return false;
         } else if (strncmp(key, "size=", 5) == 0) {
-            override->bytes = strtoll(key + 5, NULL, 10);
+            override->bytes = strtoll(key + 5, &digits, 10);
+            if (override->bytes < 0 || digits == key + 5 || digits != end) return false;
         }
         at += length;
     }
@@ -179,7 +199,8 @@ static int read_record(Member *out, Override *override, Members *members, Error 
     uint8_t record[RECORD];
     static const uint8_t zero[RECORD];
     const size_t got = fread(record, 1, RECORD, members->tar);
-    if (got == 0 && members->offset > 0) return 2;
+    const bool announced = override->name[0] != 0 || override->bytes >= 0;
+    if (got == 0 && members->offset > 0 && !announced) return 2;
     if (got != RECORD) return bad(members, error, "not a tar, or cut in a header");
     if (memcmp(record, zero, RECORD) == 0) return 2;
     if (!checksum_holds(record)) return bad(members, error, "not a tar header: wrong checksum");
@@ -188,14 +209,18 @@ static int read_record(Member *out, Override *override, Members *members, Error 
     const char type = (char)record[156];
     const bool file = type == '0' || type == 0 || type == '7';
     if (file && override->bytes >= 0) bytes = override->bytes;
-    if (bytes < 0 || bytes > MEMBER_BYTES_MAX) return bad(members, error, "a member's size");
-    if (type == 'x' || type == 'L') {
+    if (type == 'S') return bad(members, error, "a sparse file; make the tar without --sparse");
+    const bool header = type == 'x' || type == 'L';
+    if (bytes < 0 || bytes > (header ? HEADER_BYTES_MAX : MEMBER_BYTES_MAX)) {
+        return bad(members, error, "a member's size");
+    }
+    if (header) {
         char *data = read_data(members, bytes, error);
         if (data == NULL) return -1;
-        const bool good = type == 'L' || read_pax(override, data, bytes);
-        if (type == 'L') snprintf(override->name, sizeof(override->name), "%s", data);
+        const bool good = type == 'x' ? read_pax(override, data, bytes)
+                                      : keep_name(override, data, (int64_t)strlen(data));
         free(data);
-        return good ? 0 : bad(members, error, "a pax header");
+        return good ? 0 : bad(members, error, "a header of a long name or size");
     }
     if (override->name[0] != 0) {
         memcpy(out->name, override->name, sizeof(out->name));

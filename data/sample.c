@@ -7,6 +7,7 @@
 
 #include "base/die.h"
 #include "base/real.h"
+#include "base/utf8.h"
 
 // Columns of the writer in the order of sample_write's values; qualities follow.
 static const MdsColumn fixed[] = {
@@ -125,7 +126,7 @@ MdsWriter *sample_writer_create(const char *folder, const char *const qualities[
                              error);
 }
 
-static bool shape_is_legal(LatentShape shape, int64_t text_length, int64_t text_width) {
+bool sample_shape_is_legal(LatentShape shape, int64_t text_length, int64_t text_width) {
     return shape.C >= 1 && shape.F >= 1 && shape.H >= 1 && shape.W >= 1 && shape.C <= 65536 &&
            shape.F <= 65536 && shape.H <= 65536 && shape.W <= 65536 && text_length >= 0 &&
            text_length <= 1 << 20 && text_width >= 1 && text_width <= 1 << 20;
@@ -133,10 +134,18 @@ static bool shape_is_legal(LatentShape shape, int64_t text_length, int64_t text_
 
 bool sample_write(MdsWriter *writer, const Sample *sample, Error *error) {
     const LatentShape s = sample->shape;
-    if (!shape_is_legal(s, sample->text_length, sample->text_width)) {
+    if (!sample_shape_is_legal(s, sample->text_length, sample->text_width)) {
         return error_set(error, "sample '%s': latent [%d, %d, %d, %d] with text [%lld, %lld]",
                          sample->id, s.C, s.F, s.H, s.W, (long long)sample->text_length,
                          (long long)sample->text_width);
+    }
+    if (utf8_fault(sample->id, (int64_t)strlen(sample->id)) >= 0) {
+        return error_set(error, "sample '%s': its id is no UTF-8", sample->id);
+    }
+    const int64_t fault = utf8_fault(sample->caption, sample->caption_bytes);
+    if (fault >= 0) {
+        return error_set(error, "sample '%s': its caption is no UTF-8 at byte %lld; convert it",
+                         sample->id, (long long)fault);
     }
     if (sample->medium == MEDIUM_IMAGE && s.F != 1) {
         return error_set(error, "sample '%s': an image of %d frames", sample->id, s.F);
@@ -315,7 +324,7 @@ static bool read_tensors(Sample *out, const MdsShard *shard, const MdsValue valu
     out->text_width = text.shape[1];
     out->text = text.data;
     out->text_type = text.type;
-    return shape_is_legal(out->shape, out->text_length, out->text_width) ||
+    return sample_shape_is_legal(out->shape, out->text_length, out->text_width) ||
            error_set(error, "a text of [%lld, %lld]", (long long)out->text_length,
                      (long long)out->text_width);
 }

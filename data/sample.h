@@ -44,7 +44,11 @@ MdsWriter *sample_writer_create(const char *folder, const char *const qualities[
                                 int quality_count, MdsCompression compression, int64_t size_limit,
                                 Error *error);
 
-// latent and text must already be stored as their types say. Non-finite values are refused.
+// Whether a latent and a text may be of this size.
+bool sample_shape_is_legal(LatentShape shape, int64_t text_length, int64_t text_width);
+
+// latent and text must already be stored as their types say. Non-finite values are refused, and
+// an id or caption that is no UTF-8.
 bool sample_write(MdsWriter *writer, const Sample *sample, Error *error);
 
 // Which extra number columns a shard has, at most QUALITIES_MAX; returns their count.

@@ -136,6 +136,52 @@ static void test_refused(void **state) {
     free(good);
 }
 
+// What follows from no writing, with checksums that fit: each would lead out of some memory.
+static void change_rows(CatalogueHeader *header, CatalogueRow *rows, int change) {
+    CatalogueRow *row = &rows[7];
+    if (change == 0) row->offset = UINT64_MAX - 10;
+    if (change == 1) row->bytes = UINT32_MAX;
+    if (change == 2) row->index++;
+    if (change == 3) row->shard = 1000;
+    if (change == 4) row->shape.C = 0;
+    if (change == 5) row->shape.W = INT32_MIN;
+    if (change == 6) row->text_width = 0;
+    if (change == 7) row->text_length = UINT32_MAX;
+    if (change == 8) row->medium = 2;
+    if (change == 9) row->medium = row->shape.F == 1 ? 2 : MEDIUM_IMAGE;
+    if (change == 10) header->count--;
+    if (change == 11) header->quality_count = 9;
+    if (change == 12) memset(header->qualities[0], 'x', QUALITY_NAME_MAX);
+    if (change == 13) header->channels = 5;
+    if (change == 14) header->channels = 4;
+    for (uint32_t c = 0; c < header->channels; c++) header->std[c] = change == 14 ? 0 : 1;
+}
+
+static void test_inconsistent(void **state) {
+    (void)state;
+    static const char *const parts[] = {"row 7 is not that of sample", "119 rows, index.json has",
+                                        "header is corrupt"};
+    char path[512], file[512];
+    folder(path, "inconsistent");
+    check_path(file, "inconsistent/catalogue.bin");
+    int64_t bytes;
+    uint8_t *good = maker_read(file, &bytes);
+    for (int change = 0; change < 15; change++) {
+        uint8_t *bad = malloc((size_t)bytes);
+        memcpy(bad, good, (size_t)bytes);
+        CatalogueHeader *header = (CatalogueHeader *)(void *)bad;
+        CatalogueRow *rows = (CatalogueRow *)(void *)(header + 1);
+        change_rows(header, rows, change);
+        const int64_t row_bytes = header->count * (int64_t)sizeof(*rows);
+        header->rows_crc = crc32c(0, rows, row_bytes);
+        header->header_crc = crc32c(0, header, offsetof(CatalogueHeader, header_crc));
+        maker_overwrite(file, bad, (int64_t)sizeof(*header) + row_bytes);
+        refuse(path, change == 13 ? "row 0 is not" : parts[change < 10 ? 0 : change == 10 ? 1 : 2]);
+        free(bad);
+    }
+    free(good);
+}
+
 // ---- dataset.json
 
 static void build_with(const char *json, const char *part) {
@@ -201,6 +247,32 @@ static void test_build_refuses(void **state) {
     check_path(file, "broken/catalogue.bin");
     check_that(access(file, F_OK) != 0, "a catalogue was written");
     free(shard);
+}
+
+// Shards that would be as large as can be: nothing is taken for samples that are not there.
+static void test_large_claims(void **state) {
+    (void)state;
+    static const char shard[] =
+        "%s{\"version\":2,\"format\":\"mds\",\"compression\":null,\"zip_data\":null,\"samples\":"
+        "1000000000,\"column_names\":[\"id\"],\"column_encodings\":[\"str\"],\"column_sizes\":["
+        "null],"
+        "\"raw_data\":{\"basename\":\"a.mds\",\"bytes\":4294967295,\"hashes\":{}}}";
+    static char text[4096] = "{\"version\":2,\"shards\":[";
+    for (int i = 0; i < 4; i++) {
+        const size_t used = strlen(text);
+        snprintf(text + used, sizeof(text) - used, shard, i > 0 ? "," : "");
+    }
+    strncat(text, "]}", 3);
+    char path[512], file[512];
+    Error error = {""};
+    check_that(folder_create(check_path(path, "claims"), &error), "%s", error.text);
+    maker_overwrite(check_path(file, "claims/index.json"), text, (int64_t)strlen(text));
+    static Problems problems;
+    problems.count = 0;
+    check_that(!catalogue_build(path, &problems), "built");
+    int64_t good;
+    check_that(!data_verify(&good, path, &problems) && good == 0, "verified");
+    check_contains(problems.text[0], "claims/");
 }
 
 // ---- filters
@@ -323,6 +395,7 @@ int main(void) {
         cmocka_unit_test(test_refused),       cmocka_unit_test(test_dataset_facts),
         cmocka_unit_test(test_build_refuses), cmocka_unit_test(test_filters),
         cmocka_unit_test(test_qualities),     cmocka_unit_test(test_info_and_verify),
+        cmocka_unit_test(test_inconsistent),  cmocka_unit_test(test_large_claims),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -211,6 +211,78 @@ static void test_broken_tars(void **state) {
     free(tar);
 }
 
+// A tar of one member with this header, and what is wrong with it.
+static void refuse_header(char type, const char *octal, const void *data, int64_t bytes,
+                          const char *part) {
+    static char tar[4096];
+    static Problems problems;
+    char path[512];
+    int sum = 0;
+    ImportCounts counts;
+    memset(tar, 0, sizeof(tar));
+    snprintf(tar, 100, "a.json");
+    memcpy(tar + 124, octal, strlen(octal));
+    memset(tar + 148, ' ', 8);
+    tar[156] = type;
+    for (int i = 0; i < 512; i++) sum += (unsigned char)tar[i];
+    snprintf(tar + 148, 8, "%06o", (unsigned)sum % 262144);
+    memcpy(tar + 512, data, (size_t)bytes);
+    maker_overwrite(check_path(path, "header.tar"), tar, 512 + (bytes + 511) / 512 * 512);
+    check_that(!import("header", path, &counts, &problems), "accepted, not '%s'", part);
+    check_contains(problems.text[0], part);
+}
+
+static void test_headers_refused(void **state) {
+    (void)state;
+    static char name[2048];
+    memset(name, 'n', sizeof(name));
+    refuse_header('0', "40000000000", "{}", 2, "ends inside of a member");  // 4 GiB, not taken.
+    refuse_header('L', "37777777777", "{}", 2, "a member's size");
+    refuse_header('L', "00000003000", name, 1536, "a header of a long name");
+    memcpy(name, "1500 path=", 10);
+    name[1499] = '\n';
+    refuse_header('x', "00000002734", name, 1500, "a header of a long name");
+    refuse_header('x', "00000000016", "14 size=12345\n", 14, "cut in a header");
+    refuse_header('x', "00000000016", "14 size=1234x\n", 14, "or size");
+    refuse_header('x', "00000000016", "14 size=-1234\n", 14, "or size");
+    refuse_header('x', "00000000021", "\n\n\n\n\n5 path=nnnn\n", 17, "or size");
+    refuse_header('S', "00000000002", "{}", 2, "--sparse");
+}
+
+static void test_captions(void **state) {
+    (void)state;
+    fresh();
+    put("a.txt", "caf\xe9\n", 5);
+    refuse("sample 'a': its caption is no UTF-8 at byte 3");
+    fresh();
+    put("a.txt", "caf\xc3\xa9\r\n", 7);
+    char json[300] = "{\"id\": \"";
+    for (int i = 0; i < 64; i++) strncat(json, "\xc3\xa9", 3);
+    strncat(json, "\"}", 3);
+    put("a.json", json, (int64_t)strlen(json));
+    static Problems problems;
+    ImportCounts counts;
+    char path[512];
+    Error error = {""};
+    check_that(import("captions", check_path(path, "in"), &counts, &problems), "%s",
+               problems.text[0]);
+    MdsIndex *index = mds_index_open(check_path(path, "captions"), &error);
+    check_that(index != NULL, "%s", error.text);
+    uint8_t *raw, *zip;
+    Sample sample;
+    check_that(mds_index_room(&raw, &zip, index, &error) &&
+                   mds_shard_load(raw, zip, index, 0, &error) == MDS_OK &&
+                   sample_read(&sample, &index->shards[0], mds_sample(&index->shards[0], raw, 0),
+                               NULL, 0, &error),
+               "%s", error.text);
+    check_that(sample.caption_bytes == 5 && memcmp(sample.caption, "caf\xc3\xa9", 5) == 0,
+               "%lld bytes of caption", (long long)sample.caption_bytes);
+    check_that(strlen(sample.id) == 126, "an id cut at byte %zu", strlen(sample.id));
+    free(raw);
+    free(zip);
+    mds_index_free(index);
+}
+
 // Shards that are good and a dataset.json that is not: no catalogue, and so no index.
 static void test_no_catalogue(void **state) {
     (void)state;
@@ -249,7 +321,8 @@ int main(void) {
         cmocka_unit_test(test_tars),         cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refused),      cmocka_unit_test(test_npy_refused),
         cmocka_unit_test(test_command),      cmocka_unit_test(test_broken_tars),
-        cmocka_unit_test(test_no_catalogue),
+        cmocka_unit_test(test_no_catalogue), cmocka_unit_test(test_headers_refused),
+        cmocka_unit_test(test_captions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -354,6 +354,7 @@ static void test_numbers(void **state) {
     check_that(mds_decode_number(&got, "str_float", (MdsValue){"2.5e1", 5}, &error) && got == 25,
                "str_float");
     check_that(!mds_decode_number(&got, "str_int", (MdsValue){"2x", 2}, &error), "2x");
+    check_that(!mds_decode_number(&got, "str_int", (MdsValue){"2\0003", 3}, &error), "2, NUL, 3");
     check_that(!mds_decode_number(&got, "int", (MdsValue){&whole, 4}, &error), "4 bytes of 8");
     check_that(!mds_decode_number(&got, "str", (MdsValue){"1", 1}, &error), "str");
 }
