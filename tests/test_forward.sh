@@ -78,7 +78,12 @@ inputs 78 "'0.text' has shape [2, 23], must have [any, 24]" $latent $time $targe
 inputs 78 "'0.target' has shape [4, 1, 2, 4], must have [4, 1, 2, 2]" $latent $time \
     0.target 4,1,2,4 32
 inputs 78 "'0.txt' is none of" $latent $time $target 0.txt 1,24 24
+inputs 78 "'00.text' is none of" $latent $time $target 00.text 1,24 24
+inputs 78 "' 0.text' is none of" $latent $time $target ' 0.text' 1,24 24
 inputs 78 "'2.latent' is none of" $latent $time $target 2.latent 4,1,2,2 16
+tensors "$folder/zero" $latent $target $time
+{ head -c -4 "$folder/zero" && printf '\000\000\200\177'; } >"$folder/in"
+refused 78 "'0.time' is inf, must be t from 0" $golden --inputs "$folder/in" --outputs "$folder/out"
 head -c 300 $golden/inputs.safetensors >"$folder/in"
 refused 78 "$folder/in" $golden --inputs "$folder/in" --outputs "$folder/out"
 

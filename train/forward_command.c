@@ -147,6 +147,10 @@ static void read_given(Given *given, const Safetensors *file, int64_t n, const M
     } else {
         float *value = load(file, time, 1, (const int64_t[]){1}, problems);
         if (value != NULL) given->time = value[0];
+        if (!(given->time >= 0 && given->time <= 1)) {
+            problems_add(problems, "%s: '%s' is %g, must be t from 0 (noise) to 1 (data)",
+                         file->path, time->name, (double)given->time);
+        }
         free(value);
     }
     given->segment.text = 1;
@@ -170,10 +174,10 @@ static void check_names(const Safetensors *file, int64_t count, Problems *proble
         const char *name = file->tensors[i].name;
         char *end;
         const long long n = strtoll(name, &end, 10);
-        bool right = end != name && *end == '.' && n >= 0 && n < count;
         bool word = false;
-        for (int k = 0; k < 4 && right; k++) word = word || strcmp(end + 1, known[k]) == 0;
-        if (right && word) continue;
+        for (int k = 0; k < 4 && *end == '.'; k++) word = word || strcmp(end + 1, known[k]) == 0;
+        // "00.text" is no name of sample 0.
+        if (word && n >= 0 && n < count && find(file, n, end + 1) == &file->tensors[i]) continue;
         problems_add(problems,
                      "%s: tensor '%s' is none of N.latent, N.time, N.text, N.target with N from 0 "
                      "to %" PRId64 " (latents are numbered without gaps)",
