@@ -70,7 +70,8 @@ static bool read_places(Cursor *cursor, const Planner *planner, const json_t *pl
             DrawPlace *place = &cursor->places[s][m];
             const int64_t rows = planner->lists[cursor->stage][s][m].count;
             if (json_array_size(pair) != 2 ||
-                !whole(&place->epoch, json_array_get(pair, 0), "an epoch", INT64_MAX, error) ||
+                !whole(&place->epoch, json_array_get(pair, 0), "an epoch", CURSOR_COUNT_MAX,
+                       error) ||
                 !whole(&place->place, json_array_get(pair, 1), "a place", INT64_MAX, error) ||
                 place->place > (rows > 0 ? rows - 1 : 0)) {
                 return error_set(error,
@@ -118,9 +119,10 @@ bool cursor_from_json(Cursor *cursor, const Planner *planner, const json_t *json
     const int64_t steps = planner_steps(planner), last = planner->stage_count - 1;
     return whole(&cursor->step, json_object_get(json, "step"), "step", steps, error) &&
            whole(&cursor->stage, json_object_get(json, "stage"), "stage", last, error) &&
-           whole(&cursor->position, json_object_get(json, "position"), "position", INT64_MAX,
+           whole(&cursor->position, json_object_get(json, "position"), "position", CURSOR_COUNT_MAX,
                  error) &&
-           whole(&cursor->dropped, json_object_get(json, "dropped"), "dropped", INT64_MAX, error) &&
+           whole(&cursor->dropped, json_object_get(json, "dropped"), "dropped", CURSOR_COUNT_MAX,
+                 error) &&
            read_places(cursor, planner, json_object_get(json, "places"), error) &&
            read_deferred(cursor, planner, json_object_get(json, "deferred"), error);
 }

@@ -183,6 +183,10 @@ static void test_curve(void **state) {
     check_that(curve_write(png, path, "loss", &error), "%s", error.text);
     write_file(path, "{\"step\": 5, \"loss\": 0}\n{\"step\": 6, \"loss\": 0}\n");
     check_that(curve_write(png, path, "loss", &error), "%s", error.text);
+    write_file(path,
+               "{\"step\": 0, \"loss\": 1e100}\n{\"step\": 9223372036854775807, "
+               "\"loss\": -1e100}\n");
+    check_that(curve_write(png, path, "loss", &error), "%s", error.text);
 }
 
 static void test_curve_errors(void **state) {
@@ -198,6 +202,13 @@ static void test_curve_errors(void **state) {
     write_file(path, "{\"step\": 1, \"loss\": 1}\n[]\n");
     check_that(!curve_write(png, path, "loss", &error), "no object");
     check_contains(error.text, "none.jsonl:2: not a JSON object");
+    write_file(path, "{\"step\": 1e308, \"loss\": 1}\n{\"step\": 3, \"loss\": 2}\n");
+    check_that(!curve_write(png, path, "loss", &error), "a step that is not whole");
+    write_file(path, "{\"step\": 4, \"loss\": 1}\n{\"step\": 3, \"loss\": 2}\n");
+    check_that(!curve_write(png, path, "loss", &error), "a step back");
+    check_contains(error.text, "none.jsonl:2: not a JSON object with a whole \"step\"");
+    write_file(path, "{\"step\": 1, \"loss\": 1e308}\n{\"step\": 3, \"loss\": -1e308}\n");
+    check_that(!curve_write(png, path, "loss", &error), "values beyond all");
     check_that(!path_exists(png), "a picture of nothing");
     write_curve(check_path(path, "good.jsonl"));
     check_that(!curve_write(check_path(png, "missing/a.png"), path, "loss", &error), "no folder");

@@ -555,6 +555,10 @@ static void test_cursor_refused(void **state) {
     refuse_cursor(planner, "{\"step\": 91, \"stage\": 0}", "step must be");
     refuse_cursor(planner, "{\"step\": 3, \"stage\": 3}", "stage must be");
     refuse_cursor(planner, "{\"step\": 3, \"stage\": 1, \"position\": -1}", "position must be");
+    refuse_cursor(planner, "{\"step\": 3, \"stage\": 1, \"position\": 9223372036854775807}",
+                  "position must be");
+    refuse_cursor(planner, HEAD "\"places\": [{\"image\": [9223372036854775807, 0]}, {}]}",
+                  "places[0].image");
     refuse_cursor(planner, HEAD "\"places\": []}", "places of 0 sources");
     refuse_cursor(planner, HEAD "\"places\": [{}, {}]}", "places[0].image");
     refuse_cursor(planner,

@@ -87,6 +87,14 @@ static void test_there_and_back(void **state) {
         {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 9, \"norms\": "
          "[]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
          "0 norms of 9 make no sense"},
+        {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": "
+         "9223372036854775807, \"norms\": [1]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": "
+         "0, "
+         "\"corrupt\": 0}}",
+         "1 norms of 9223372036854775807 make no sense"},
+        {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 0, \"norms\": "
+         "[]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": -1}}",
+         "-1 corrupt samples in 2 steps make no sense"},
         {"{\"step\": 2, \"updates\": 2, \"cursor\": {}, \"spike\": {\"count\": 1, \"norms\": "
          "[\"x\"]}, \"faults\": {\"skipped\": 0, \"skipped_in_row\": 0, \"corrupt\": 0}}",
          "norm 0 is no number"},
@@ -95,6 +103,9 @@ static void test_there_and_back(void **state) {
         check_that(!state_from_text(&back, planner, bad[i][0], &error), "accepted %s", bad[i][0]);
         check_contains(error.text, bad[i][1]);
     }
+    memcpy(strstr(again, "\"step\": 33"), "\"step\": 34", 10);  // The state's, not the cursor's.
+    check_that(!state_from_text(&back, planner, again, &error), "two steps");
+    check_contains(error.text, "step 34, but its cursor is at step 33");
     free(text);
     free(again);
     step_plan_free(plan);

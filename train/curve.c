@@ -36,16 +36,19 @@ typedef struct {
     int64_t count, room;
 } Series;
 
+// Values beyond are left out: their differences are no numbers.
+static const double VALUE_MAX = 1e100;
+
 static void series_add(Series *series, const json_t *line, const char *key) {
     const json_t *value = json_object_get(line, key), *stage = json_object_get(line, "stage");
-    if (!json_is_number(value)) return;
+    if (!json_is_number(value) || fabs(json_number_value(value)) > VALUE_MAX) return;
     if (series->count == series->room) {
         series->room = 2 * series->room + 256;
         series->points = realloc(series->points, (size_t)series->room * sizeof(Point));
         CHECK(series->points != NULL, "no memory for %" PRId64 " points", series->room);
     }
     Point *point = &series->points[series->count++];
-    *point = (Point){.step = json_number_value(json_object_get(line, "step")),
+    *point = (Point){.step = (double)json_integer_value(json_object_get(line, "step")),
                      .value = json_number_value(value)};
     if (json_is_string(stage)) {
         snprintf(point->stage, STAGE_NAME_MAX, "%s", json_string_value(stage));
@@ -62,14 +65,20 @@ static bool series_read(Series *series, const char *path, const char *key, Error
     size_t room = 0;
     ssize_t bytes;
     bool ok = true;
+    int64_t before = 0;
     for (int64_t number = 1; ok && (bytes = getline(&line, &room, in)) > 0; number++) {
         if (line[bytes - 1] != '\n') break;  // Being written.
         json_t *json = json_loadb(line, (size_t)bytes, 0, NULL);
-        if (!json_is_number(json_object_get(json, "step"))) {
-            ok =
-                error_set(error, "%s:%" PRId64 ": not a JSON object with a \"step\"", path, number);
-        } else {
+        const json_t *step = json_object_get(json, "step");
+        if (json_is_integer(step) && json_integer_value(step) >= before) {
+            before = json_integer_value(step);
             series_add(series, json, key);
+        } else {
+            ok = error_set(error,
+                           "%s:%" PRId64
+                           ": not a JSON object with a whole \"step\", that of the line before or "
+                           "a later one",
+                           path, number);
         }
         json_decref(json);
     }

@@ -59,10 +59,18 @@ static bool read_state(RunState *state, const Planner *planner, json_t *json, Er
     }
     const size_t size = json_array_size(norms);  // 0 where it is no array.
     if (step < 0 || updates < 0 || updates > step || !json_is_array(norms) || size > NORMS_MAX ||
-        count < (json_int_t)size || (size == 0 && count > 0)) {
+        count < (json_int_t)size || count > step || (size == 0 && count > 0)) {
         return error_set(error,
                          "state.json: step %lld, updates %lld, %zu norms of %lld make no sense",
                          (long long)step, (long long)updates, size, (long long)count);
+    }
+    if (skipped < 0 || skipped > step || in_row < 0 || in_row > skipped || corrupt < 0 ||
+        corrupt > CURSOR_COUNT_MAX) {
+        return error_set(error,
+                         "state.json: %lld steps skipped, %lld in a row, %lld corrupt samples in "
+                         "%lld steps make no sense",
+                         (long long)skipped, (long long)in_row, (long long)corrupt,
+                         (long long)step);
     }
     state->step = step;
     state->updates = updates;
@@ -78,7 +86,10 @@ static bool read_state(RunState *state, const Planner *planner, json_t *json, Er
         }
         state->norms[i] = json_number_value(norm);
     }
-    return cursor_from_json(&state->cursor, planner, cursor, error);
+    if (!cursor_from_json(&state->cursor, planner, cursor, error)) return false;
+    return state->cursor.step == step ||
+           error_set(error, "state.json: step %lld, but its cursor is at step %lld",
+                     (long long)step, (long long)state->cursor.step);
 }
 
 bool state_from_text(RunState *state, const Planner *planner, const char *text, Error *error) {
