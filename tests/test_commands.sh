@@ -125,6 +125,8 @@ says 78 'only demo data sets have a text encoder' sample "$folder/alone" --heigh
 says 78 'what to draw?' sample "$folder/alone"
 says 78 'needs --height and --width' sample "$folder/alone" --caption 'a bag' --height 4
 says 78 'multiples of the model' sample "$folder/alone" --height 3 --width 4
+says 78 'tokens (guidance 1: once); at most 16777216 fit' sample "$folder/alone" --frames 1024 \
+    --height 1024 --width 1024
 says 78 "height = 'x' must be a whole number" sample "$folder/alone" --height x --width 4
 says 78 '--data:' sample "$folder/alone" --height 4 --width 4 --data "$folder"
 says 78 'more than 15 words' sample "$step" --height 4 --width 4 \

@@ -257,6 +257,8 @@ static bool read_text(PictureRow *row, const char *path, int64_t width, Error *e
     return ok;
 }
 
+enum { TOKENS_MAX = 1 << 24 };  // As stage.tokens at most.
+
 static void make_row(Command *c, const Asked *asked, Problems *problems) {
     Error error;
     PictureRow *row = &c->rows[c->row_count++];
@@ -272,6 +274,14 @@ static void make_row(Command *c, const Asked *asked, Problems *problems) {
                      row->shape.F, row->shape.H, row->shape.W, p.t, p.h, p.w);
     }
     bool ok = true;
+    const int copies = c->options.guidance == 1 ? 1 : 2;
+    if (copies * latent_tokens(row->shape, p) > TOKENS_MAX) {
+        problems_add(problems,
+                     "%d x %d x %d frames, rows and columns are %d x %" PRId64
+                     " tokens (guidance 1: once); at most %d fit",
+                     row->shape.F, row->shape.H, row->shape.W, copies, latent_tokens(row->shape, p),
+                     TOKENS_MAX);
+    }
     if (asked->text[0] != '\0') {
         ok = read_text(row, asked->text, c->model.text_width, &error);
     } else if (row->caption[0] != '\0' && !c->has_facts) {
