@@ -68,6 +68,7 @@ static void refuse_strangers(int size) {
 
 Comm *comm_start(int *argc, char ***argv) {
     int provided = MPI_THREAD_SINGLE;
+    watchdog_start(HANG_SECONDS, NULL);  // Where a rank or its node is lost now, MPI_Init may wait.
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     CHECK(provided >= MPI_THREAD_FUNNELED, "MPI gives thread level %d, needs MPI_THREAD_FUNNELED",
           provided);
@@ -79,6 +80,7 @@ Comm *comm_start(int *argc, char ***argv) {
     refuse_strangers(world->size);
     // As on rank 0: mpirun need not pass the environment on to other nodes.
     MPI_CHECK(world, MPI_Bcast(&world->check, 1, MPI_C_BOOL, 0, mpi));
+    if (world->size == 1) watchdog_stop();
     return world;
 }
 

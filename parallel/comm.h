@@ -21,6 +21,7 @@ Comm *comm_start(int *argc, char ***argv);
 
 // Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
 // Where OMP_NUM_THREADS is not set, ranks on just the same cores divide them.
+// Warns where ranks of a node do not follow each other.
 // Returns an exit code of die.h, the same on all ranks, with the reason of the first that failed:
 // EXIT_DONE; EXIT_FAILED where one of them finds none that works, or another node has enough;
 // EXIT_CONFIG where ranks would meet on one GPU on every node and `share` does not let them take
@@ -28,9 +29,13 @@ Comm *comm_start(int *argc, char ***argv);
 // Collective over the world.
 int comm_device_start(Comm *world, bool share, Error *error);
 
+// The first rank that is on the node of earlier ranks but not of the one before it, or -1. A node
+// is called by its lowest rank: nodes [ranks]. Local.
+int comm_scattered(const int64_t *nodes, int ranks);
+
 // From now on, until comm_stop, a rank that neither begins nor ends a collective or a wait for its
 // device for `seconds` ends the job (0: never), and so does one whose transport reports a fault.
-// comm_device_start begins with 30 minutes. A rank alone waits for nobody. Local.
+// comm_start begins with 30 minutes. A rank alone waits for nobody. Local.
 void comm_watch(const Comm *world, double seconds);
 
 // Ends MPI. Collective over all ranks; frees the world.

@@ -11,8 +11,6 @@
 #include "parallel/agree.h"
 #include "parallel/transport.h"
 
-enum { HANG_SECONDS = 1800 };
-
 // How many ranks of the node run on each one's device: [size].
 static int *count_sharers(Comm *node) {
     const int size = comm_size(node);
@@ -83,11 +81,39 @@ static void share_cores(Comm *node) {
     omp_set_num_threads(threads > 0 ? threads : 1);
 }
 
+int comm_scattered(const int64_t *nodes, int ranks) {
+    for (int i = 1; i < ranks; i++) {
+        if (nodes[i] != i && nodes[i] != nodes[i - 1]) return i;
+    }
+    return -1;
+}
+
+// Results are the same, so this is no error.
+static void warn_of_scattered(Comm *world, Comm *node) {
+    const int size = comm_size(world), rank = comm_rank(world);
+    int64_t first = rank;  // The node's lowest rank names it.
+    int64_t *nodes = calloc((size_t)size, sizeof(*nodes));
+    CHECK(nodes != NULL, "no memory for %d ranks", size);
+    comm_broadcast(node, &first, sizeof(first), 0);
+    nodes[rank] = first;
+    comm_all_reduce_max(world, nodes, size);
+    const int odd = comm_scattered(nodes, size);
+    if (rank == 0 && odd > 0) {
+        fprintf(stderr,
+                "warning: ranks of a node do not follow each other (%d is on the node of %d, %d "
+                "is not), so groups of ranks cross nodes more than they need and are slow; use "
+                "mpirun --map-by slot or srun --distribution=block\n",
+                odd, (int)nodes[odd], odd - 1);
+    }
+    free(nodes);
+}
+
 int comm_device_start(Comm *world, bool share, Error *error) {
     Comm *node = comm_split_node(world, "node");
     share_cores(node);
     bool shared = false;
     int status = EXIT_DONE;
+    warn_of_scattered(world, node);
     comm_watch(world, HANG_SECONDS);  // A driver may hang.
     if (!agree(world, device_start(comm_rank(node), error), error)) {
         status = EXIT_FAILED;

@@ -10,7 +10,10 @@
 
 typedef struct Transport Transport;
 
-enum { COMM_NAME_BYTES = 32 };
+enum {
+    COMM_NAME_BYTES = 32,
+    HANG_SECONDS = 1800,  // The watchdog's, until comm_watch says another.
+};
 
 struct Comm {
     char name[COMM_NAME_BYTES];

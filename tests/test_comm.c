@@ -195,6 +195,19 @@ static void misuse(const char *how) {
     }
 }
 
+static void test_scattered(void **state) {
+    (void)state;
+    static const struct {
+        int want, ranks;
+        int64_t nodes[6];
+    } cases[] = {{-1, 1, {0}},          {-1, 6, {0, 0, 0, 3, 3, 3}}, {-1, 3, {0, 1, 2}},
+                 {-1, 4, {0, 0, 0, 3}}, {2, 4, {0, 1, 0, 1}},        {4, 6, {0, 0, 2, 2, 0, 2}}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const int got = comm_scattered(cases[i].nodes, cases[i].ranks);
+        check_that(got == cases[i].want, "case %zu: %d, want %d", i, got, cases[i].want);
+    }
+}
+
 int main(int argc, char **argv) {
     ranks_start(&argc, &argv);
     if (argc > 1) misuse(argv[1]);
@@ -202,7 +215,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_all_gather), cmocka_unit_test(test_all_gather_slices),
         cmocka_unit_test(test_all_to_all), cmocka_unit_test(test_broadcast),
         cmocka_unit_test(test_all_reduce), cmocka_unit_test(test_split),
-        cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_counters),   cmocka_unit_test(test_scattered),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_stop(world);

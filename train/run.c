@@ -314,8 +314,8 @@ static int run(Trainer *trainer, Config *config, Comm *world, const StartOptions
 
 int train_command(int argc, char **argv) {
     mallopt(M_MMAP_THRESHOLD, 1 << 18);  // What a save took for a while goes back to the system.
+    catch_signals();  // Early: one that comes in MPI_Init stops the run after its first step.
     Comm *world = comm_start(&argc, &argv);
-    catch_signals();
     const bool speaks = comm_rank(world) == 0;
     Arguments *arguments = calloc(1, sizeof(*arguments));
     Problems *problems = calloc(1, sizeof(*problems));

@@ -1,0 +1,32 @@
+#!/bin/sh
+# How ranks begin: rank 0 warns where the ranks of a node do not follow each other, which a library
+# put in front of MPI makes of one machine; a signal within MPI_Init saves after the first step.
+. "$(dirname "$0")/runs.sh"
+make_tiny
+cat >"$work/front.c" <<'SOURCE'
+#include <mpi.h>
+#include <signal.h>
+#include <stdlib.h>
+int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm *new) {
+    int rank, size, round = getenv("ROUND_ROBIN") != NULL;
+    (void)type, (void)info;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    return MPI_Comm_split(comm, round ? rank % 2 : rank / 2, key, new);
+}
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
+    if (getenv("SIGNAL_EARLY") != NULL) raise(SIGUSR1);
+    return PMPI_Init_thread(argc, argv, required, provided);
+}
+SOURCE
+mpicc -shared -fPIC "$work/front.c" -o "$work/front.so" || say "no library"
+export LD_PRELOAD="$PWD/$work/front.so"
+warning='warning: ranks of a node do not follow each other (2 is on the node of 0, 1 is not)'
+must blocks 4 run.stop_at=1
+! grep -qF 'warning:' "$work/blocks.log" || say "blocks: $(cat "$work/blocks.log")"
+ROUND_ROBIN=1 must robin 4 run.stop_at=1
+[ "$(grep -cF "$warning" "$work/robin.log")" -eq 1 ] || say "robin: $(cat "$work/robin.log")"
+SIGNAL_EARLY=1 run early 2
+[ $? -eq 75 ] && [ -d "$work/early/checkpoints/step-00000001" ] ||
+    say "a signal in MPI_Init: $(cat "$work/early.log")"
+exit $failed
