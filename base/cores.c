@@ -1,6 +1,9 @@
+#define _GNU_SOURCE  // sched_setaffinity
 #include "base/cores.h"
 
+#include <ctype.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,4 +56,36 @@ int cores_quota(const char *root) {
     const double cores =
         fmin(least_cores(root), cores_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us"));
     return cores < 1e6 ? (int)ceil(cores) : 0;
+}
+
+// Reads "0-27,56-83".
+static bool read_set(cpu_set_t *set, const char *root, const char *name) {
+    char path[2 * PATH_BYTES_MAX];
+    unsigned first, last;
+    int end = ',';
+    CPU_ZERO(set);
+    snprintf(path, sizeof(path), "%s%s", root, name);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) return false;
+    while (end == ',' && fscanf(file, "%u", &first) == 1) {
+        last = first;
+        end = getc(file);
+        if (end == '-' && fscanf(file, "%u", &last) == 1) end = getc(file);
+        for (unsigned i = first; i <= last && i < CPU_SETSIZE; i++) CPU_SET(i, set);
+    }
+    fclose(file);
+    return CPU_COUNT(set) > 0;
+}
+
+void cores_stay_near(const char *root, const char *bus) {
+    char name[128] = "/sys/bus/pci/devices/";
+    const size_t used = strlen(name);
+    snprintf(name + used, sizeof(name) - used, "%.64s/local_cpulist", bus);
+    for (char *c = name + used; *c != '\0'; c++) *c = (char)tolower(*c);
+    cpu_set_t all, near, may;
+    if (!read_set(&all, root, "/sys/devices/system/cpu/online")) return;
+    if (!read_set(&near, root, name)) return;
+    if (sched_getaffinity(0, sizeof(may), &may) != 0 || !CPU_EQUAL(&may, &all)) return;
+    CPU_AND(&near, &near, &may);
+    if (CPU_COUNT(&near) > 0) sched_setaffinity(0, sizeof(near), &near);
 }

@@ -20,7 +20,8 @@ typedef struct Comm Comm;
 Comm *comm_start(int *argc, char ***argv);
 
 // Takes a device for every rank (device.h), before memory is asked for: by its number on the node.
-// Where OMP_NUM_THREADS is not set, ranks on just the same cores divide them.
+// Where OMP_NUM_THREADS is not set, ranks on just the same cores divide them; ranks that nobody has
+// bound stay on the cores near their GPU.
 // Warns where ranks of a node do not follow each other.
 // Returns an exit code of die.h, the same on all ranks, with the reason of the first that failed:
 // EXIT_DONE; EXIT_FAILED where one of them finds none that works, or another node has enough;

@@ -110,7 +110,6 @@ static void warn_of_scattered(Comm *world, Comm *node) {
 
 int comm_device_start(Comm *world, bool share, Error *error) {
     Comm *node = comm_split_node(world, "node");
-    share_cores(node);
     bool shared = false;
     int status = EXIT_DONE;
     warn_of_scattered(world, node);
@@ -118,6 +117,7 @@ int comm_device_start(Comm *world, bool share, Error *error) {
     if (!agree(world, device_start(comm_rank(node), error), error)) {
         status = EXIT_FAILED;
     } else {
+        share_cores(node);  // A device may have narrowed them.
         const bool fits = place(node, share, &shared, error);
         int64_t some_fit = fits;
         comm_all_reduce_max(world, &some_fit, 1);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cores.h"
 #include "base/cuda/cuda.h"
 #include "base/real.h"
 #include "base/watchdog.h"
@@ -76,6 +77,9 @@ bool device_start(int local_rank, Error *error) {
                          number, self.properties.name, self.properties.major,
                          self.properties.minor);
     }
+    char bus[32];
+    if (status == cudaSuccess) status = cudaDeviceGetPCIBusId(bus, (int)sizeof(bus), number);
+    if (status == cudaSuccess) cores_stay_near("", bus);
     if (status == cudaSuccess) status = cudaSetDevice(number);
     if (status == cudaSuccess) status = cudaFree(NULL);  // Makes the context.
     if (status != cudaSuccess) {

@@ -219,6 +219,6 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 
 cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device) {
     if (device < 0 || device >= device_count()) return report(cudaErrorInvalidDevice);
-    snprintf(text, (size_t)size, "0000:%02x:00.0", (unsigned)device + 1u);
+    snprintf(text, (size_t)size, "ffff:%02x:00.0", (unsigned)device + 1u);
     return cudaSuccess;
 }
