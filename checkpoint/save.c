@@ -64,19 +64,28 @@ bool checkpoint_claim(const char *run, Comm *world, uint64_t *generation, Error 
     return true;
 }
 
-// Whether no later start has claimed the run.
-static bool check_generation(const CheckpointSave *save, Error *error) {
+// Whether no later start has claimed the run. *taken: whether one has.
+static bool check_generation(const char *run, uint64_t generation, bool *taken, Error *error) {
     char path[PATH_BYTES_MAX], text[GENERATION_TEXT + 1];
-    if (!generation_path(path, save->run, error)) return false;
+    *taken = false;
+    if (!generation_path(path, run, error)) return false;
     char *found = file_read(path, GENERATION_TEXT, NULL, error);
     if (found == NULL) return false;
-    generation_text(text, save->generation);
-    const bool same = strcmp(found, text) == 0;
+    generation_text(text, generation);
+    *taken = strcmp(found, text) != 0;
     free(found);
-    return same
-               ? true
-               : error_set(error, "%s: a later start of this run has claimed it; nothing published",
-                           path);
+    return *taken
+               ? error_set(error, "%s: a later start of this run has claimed it; nothing published",
+                           path)
+               : true;
+}
+
+bool checkpoint_taken(const char *run, Comm *world, uint64_t generation) {
+    Error error;
+    bool taken = false;
+    if (comm_rank(world) == 0) check_generation(run, generation, &taken, &error);
+    comm_broadcast(world, &taken, sizeof(taken), 0);
+    return taken;
 }
 
 // Creates the file with its final size, so that every rank may write its blocks.
@@ -191,6 +200,7 @@ static bool rename_final(const Work *work, const char *manifest, int64_t bytes, 
 static bool publish(const Work *work, Error *error) {
     const int64_t step = work->save->step;
     char path[PATH_BYTES_MAX], latest[40];
+    bool taken;
     if (!sync_folders(work, error)) return false;
     uint32_t *crc = malloc((size_t)work->layout.blocks * sizeof(*crc));
     CHECK(crc != NULL, "no memory for %" PRId64 " checksums", work->layout.blocks);
@@ -200,7 +210,8 @@ static bool publish(const Work *work, Error *error) {
     free(crc);
     const bool ok = path_join(path, work->temporary, "MANIFEST", error) &&
                     file_write_in_place(path, manifest, bytes, error) &&
-                    folder_sync(work->temporary, error) && check_generation(work->save, error) &&
+                    folder_sync(work->temporary, error) &&
+                    check_generation(work->save->run, work->save->generation, &taken, error) &&
                     rename_final(work, manifest, bytes, error);
     free(manifest);
     if (!ok) return false;

@@ -16,6 +16,10 @@
 // publish. Once per start; collective over world.
 bool checkpoint_claim(const char *run, Comm *world, uint64_t *generation, Error *error);
 
+// Whether a later start has claimed the run: with this one it would go back and forth. Collective
+// over world.
+bool checkpoint_taken(const char *run, Comm *world, uint64_t generation);
+
 // Everything that a save needs, and nothing else is read: an asynchronous save points shards.slice
 // at a copy and gives communicators of its own.
 typedef struct {

@@ -212,6 +212,8 @@ static void test_zombie_cannot_publish(void **state) {
     const uint64_t now = claim(run, "zombie");
     Case c = case_start(world, 1, false);
     Error error = {""};
+    check_that(checkpoint_taken(run, world, old), "the earlier start does not know");
+    check_that(!checkpoint_taken(run, world, now), "the later start gives up");
     check_that(!case_save(&c, run, 3, old, 0, &error), "the earlier start published");
     check_contains(error.text, "a later start of this run has claimed it");
     check_that(case_save(&c, run, 3, now, 0, &error), "%s", error.text);

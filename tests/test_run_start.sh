@@ -1,6 +1,7 @@
 #!/bin/sh
 # How ranks begin: rank 0 warns where the ranks of a node do not follow each other, which a library
-# put in front of MPI makes of one machine; a signal within MPI_Init saves after the first step.
+# put in front of MPI makes of one machine; a signal within MPI_Init saves after the first step; a
+# run whose folder a later start has claimed stops for good.
 . "$(dirname "$0")/runs.sh"
 make_tiny
 cat >"$work/front.c" <<'SOURCE'
@@ -29,4 +30,11 @@ ROUND_ROBIN=1 must robin 4 run.stop_at=1
 SIGNAL_EARLY=1 run early 2
 [ $? -eq 75 ] && [ -d "$work/early/checkpoints/step-00000001" ] ||
     say "a signal in MPI_Init: $(cat "$work/early.log")"
+unset LD_PRELOAD
+started first 2 stages.1.steps=100000 checkpoint.every=5
+wait_step first 6
+echo 0123456789abcdef >"$work/first/checkpoints/.generation"
+wait $pid
+[ $? -eq 78 ] && grep -q 'a later start of this run has claimed it; this one stops' \
+    "$work/first.log" || say "two starts: $(tail -n 3 "$work/first.log")"
 exit $failed

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/die.h"
 #include "base/files.h"
+#include "checkpoint/save.h"
 #include "model/ops/attention.h"
 #include "parallel/agree.h"
 #include "train/budget.h"
@@ -173,6 +174,7 @@ typedef struct {
     Validation validation;
     double saved_at;     // clock_seconds of the last save.
     int failed_saves;    // In a row.
+    bool taken;          // A later start has claimed the run's folder.
     int64_t saved_step;  // Of the last save or restore.
 } Loop;
 
@@ -181,11 +183,13 @@ static bool save_due(const Trainer *t, const Loop *loop) {
     return minutes > 0 && clock_seconds() - loop->saved_at > 60 * minutes;
 }
 
-// False when two saves in a row have failed. Collective.
+// False when two saves in a row have failed, or the run's folder was taken. Collective.
 static bool save(Trainer *t, Loop *loop) {
     Error error;
     loop->saved_at = clock_seconds();
     if (loop->saved_step == t->state.step) return true;
+    loop->taken = loop->taken || checkpoint_taken(t->config.run.dir, t->world, t->generation);
+    if (loop->taken) return false;
     if (trainer_save(t, &error)) {
         loop->failed_saves = 0;
         loop->saved_step = t->state.step;
@@ -206,6 +210,15 @@ static bool save_at_last(Trainer *t, Loop *loop) {
 
 static bool divides(int64_t every, int64_t step) {
     return every > 0 && step % every == 0;
+}
+
+// Not to be started again where another start goes on.
+static int save_failed(const Trainer *t, const Loop *loop) {
+    if (loop->taken && t->mesh.rank == 0) {
+        fprintf(stderr, "%s: a later start of this run has claimed it; this one stops\n",
+                t->config.run.dir);
+    }
+    return loop->taken ? EXIT_CONFIG : EXIT_FAILED;
 }
 
 // Steps until the end, `stop_at`, a signal or too many faults. Returns the exit code.
@@ -233,8 +246,10 @@ static int loop_run(Trainer *t, Loop *loop) {
         const int64_t now = t->state.step;
         if (divides(c->train.validate, now)) validate(&loop->validation, t, &loop->report);
         if (divides(c->sample.every, now) && now < end) grid_draw(&loop->grid, t, &loop->report);
-        if ((divides(c->checkpoint.every, now) || step.save) && !save(t, loop)) return EXIT_FAILED;
-        if ((step.stop || now == end) && !save_at_last(t, loop)) return EXIT_FAILED;
+        if ((divides(c->checkpoint.every, now) || step.save) && !save(t, loop)) {
+            return save_failed(t, loop);
+        }
+        if ((step.stop || now == end) && !save_at_last(t, loop)) return save_failed(t, loop);
         if (step.stop && now < end) {
             report_say(&loop->report, "signalled: saved at step %" PRId64 ", to be continued", now);
             return EXIT_REQUEUE;
