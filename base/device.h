@@ -59,6 +59,11 @@ void event_record(Event event, Stream stream);
 void stream_await(Stream stream, Event event);
 void event_wait(Event event);  // The host waits.
 
+// An event with a clock, for measuring; seconds between two of them in one stream, which the host
+// has waited for.
+Event event_create_timed(void);
+double event_seconds(Event begin, Event end);
+
 // Bytes resident in memory now (the process on the CPU; the device on CUDA).
 int64_t device_memory_used(void);
 

@@ -30,6 +30,7 @@ typedef struct {
     Fsdp *fsdp;
     Optimizer optimizer;
     PackBind bind;
+    OpTimes op_times;
     double op_seconds[OP_KINDS], optimizer_seconds;
     double issue_seconds;  // Until the host had started forward and backward.
 } Bench;
@@ -207,12 +208,14 @@ int main(int argc, char **argv) {
         product = fmax(product, ceiling_flops(n[0]));
     }
     qsort(times, (size_t)n[6], sizeof(*times), ascending);
-    b->model.op_seconds = b->op_seconds;  // One more, with a clock around every op.
+    b->model.op_times = &b->op_times;  // One more, with marks around every op.
     b->optimizer_seconds = 0;
     const double start = clock_seconds();
     one_step(b);
+    op_times_take(&b->op_times, b->op_seconds);
     b->issue_seconds = issue;
     print(b, n, times, clock_seconds() - start, product);
+    op_times_free(&b->op_times);
     pack_free(&b->bind);
     optimizer_free(&b->optimizer);
     fsdp_free(b->fsdp);

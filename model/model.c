@@ -139,7 +139,7 @@ static const Program *unit_run(const Model *model, int unit, const PackBind *bin
     const UnitValues *v = stem   ? &model->stem_values
                           : head ? &model->head_values
                                  : &model->block_values;
-    *run = (ProgramRun){.bind = bind, .work = model->work, .op_seconds = model->op_seconds};
+    *run = (ProgramRun){.bind = bind, .work = model->work, .op_times = model->op_times};
     run->kept = model->kept;
     if (!stem) run->kept += model->stem.plan.kept_bytes + (unit - 1) * model->block.plan.kept_bytes;
     run->external[v->x] = stem ? model->patches : input_of(model, unit - 1);

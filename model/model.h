@@ -53,7 +53,7 @@ typedef struct {
     real *cond;  // [S, C]
     float *dcond;
     char *kept, *work;
-    double *op_seconds;  // [OP_KINDS] or NULL; see ProgramRun.
+    OpTimes *op_times;  // NULL: not measured.
 } Model;
 
 // Records the model: the parameter table and the programs. The mesh (mesh_shape is enough) and must

@@ -11,6 +11,7 @@
 
 #include "base/gradient.h"
 #include "base/param.h"
+#include "model/op_times.h"
 #include "model/pack.h"
 #include "parallel/mesh.h"
 
@@ -128,8 +129,7 @@ void program_cost(const Program *p, Cost *cost);
 // kind.
 void program_plan(Program *p, Recompute recompute, const int64_t bound[ROWS_KINDS]);
 
-// What one run works on. `external` and `external_gradient` are indexed by value: boundary values
-// only.
+// What one run works on; `external` and `external_gradient` by value, boundary values only.
 typedef struct {
     const PackBind *bind;
     const real *weights;  // The unit's parameters.
@@ -137,7 +137,7 @@ typedef struct {
     char *kept, *work;
     void *external[VALUES_MAX];
     void *external_gradient[VALUES_MAX];
-    double *op_seconds;  // [OP_KINDS] Time by kind of op is added here; NULL: not measured.
+    OpTimes *op_times;  // NULL: not measured.
 } ProgramRun;
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream);

@@ -1,7 +1,6 @@
 // Runs a planned program: finds every pointer of a call and hands it to the op.
 #include <stddef.h>
 
-#include "base/clock.h"
 #include "base/die.h"
 #include "model/ops/table.h"
 #include "model/program.h"
@@ -36,16 +35,10 @@ static char *gradient_pointer(const Program *p, const ProgramRun *run, Value v) 
 }
 
 // Runs one half of an op, and measures it where that is wanted.
-static void run_op(void (*half)(const OpRun *), const OpRun *r, double *op_seconds) {
-    if (op_seconds == NULL) {
-        half(r);
-        return;
-    }
-    stream_wait(r->stream);
-    const double start = clock_seconds();
+static void run_op(void (*half)(const OpRun *), const OpRun *r, OpTimes *times) {
+    if (times != NULL) op_times_begin(times, r->call->op, r->stream);
     half(r);
-    stream_wait(r->stream);
-    op_seconds[r->call->op] += clock_seconds() - start;
+    if (times != NULL) op_times_end(times, r->stream);
 }
 
 // Fills what forward and backward share.
@@ -79,7 +72,7 @@ static void run_forward(const Program *p, const ProgramRun *run, int c, Phase ph
     bind_values(&r, p, run, c, phase);
     r.scratch =
         run->work + (phase == FORWARD ? p->plan.forward_scratch[c] : p->plan.recompute_scratch[c]);
-    run_op(op_table[p->call[c].op].forward, &r, run->op_seconds);
+    run_op(op_table[p->call[c].op].forward, &r, run->op_times);
 }
 
 void program_forward(const Program *p, const ProgramRun *run, Stream stream) {
@@ -108,7 +101,7 @@ static void run_backward(const Program *p, const ProgramRun *run, int c, Stream 
         r.gelu_in = value_pointer(p, run, z, BACKWARD);
         r.din[0] = gradient_pointer(p, run, z);
     }
-    run_op(op_table[call->op].backward, &r, run->op_seconds);
+    run_op(op_table[call->op].backward, &r, run->op_times);
 }
 
 void program_backward(const Program *p, const ProgramRun *run, Stream stream) {

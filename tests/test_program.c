@@ -7,6 +7,7 @@
 // device: 1 2
 // precision: fp32 bf16
 #include "model/ops/product.h"
+#include "model/ops/table.h"
 #include "model/record.h"
 #include "tests/model_case.h"
 #include "tests/op_check.h"
@@ -89,6 +90,35 @@ static void test_recomputation_changes_no_bit(void **state) {
     for (int64_t i = 0; i < want.count; i++) largest = fmaxf(largest, fabsf(want.gradients[i]));
     check_that(largest > 0.1f && isfinite(largest), "gradients up to %g", (double)largest);
     result_free(&want);
+}
+
+// The ops' times change no bit, hold every kind that ran, and are gone once taken.
+static void test_times_ops(void **state) {
+    (void)state;
+    ModelCase *c = case_room(sizeof(*c));
+    case_open(c, world, split(), &config, segments, SEGMENTS, RECOMPUTE_NONE);
+    Result want = run(c);
+    OpTimes times = {0};
+    c->model.op_times = &times;
+    Result got = run(c);
+    stream_wait(NULL);
+    double seconds[OP_KINDS] = {0}, none[OP_KINDS] = {0};
+    op_times_take(&times, seconds);
+    op_times_take(&times, none);
+    check_that(memcmp(got.out, want.out, (size_t)got.outputs * sizeof(real)) == 0, "other bits");
+    check_equal("gradients", got.gradients, want.gradients, got.count);
+    const Program *block = &c->model.block;
+    for (int i = 0; i < block->calls; i++) {
+        const int op = block->call[i].op;
+        check_that(seconds[op] > 0 && seconds[op] < 600, "%s: %g s", op_table[op].name,
+                   seconds[op]);
+        check_that(none[op] == 0, "%s: taken twice", op_table[op].name);
+    }
+    op_times_free(&times);
+    result_free(&want);
+    result_free(&got);
+    case_close(c);
+    free(c);
 }
 
 // Two packs in a row, since the second finds the slots as the first left them.
@@ -476,6 +506,7 @@ int main(int argc, char **argv) {
     alone = comm_split(world, comm_rank(world), 0, "alone");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_times_ops),
         cmocka_unit_test(test_offloading_changes_no_bit),
         cmocka_unit_test(test_memory_is_as_planned),
         cmocka_unit_test(test_split_pack_agrees),

@@ -28,6 +28,21 @@ static double given(const ParamTable *table, int shards, bool reshard, int round
     return all + rounds * (all - back) + (rounds - 1) * (all - front);
 }
 
+// Elements of sums that replicas send: for each slice of each unit, every rank that owns it sends
+// every other a piece that is to be summed, and then a piece that is.
+static double between_replicas(const ParamTable *table, const Mesh *mesh) {
+    double pieces = 0;
+    for (int unit = 0; unit < table->units; unit++) {
+        const int64_t elements = table->unit_elements[unit];
+        for (int i = 0; i < mesh->shards; i++) {
+            const int64_t begin = slice_cut(elements, i, mesh->shards);
+            const int64_t end = slice_cut(elements, i + 1, mesh->shards);
+            pieces += (double)slice_most(end - begin, mesh->replicas);
+        }
+    }
+    return 2 * pieces * mesh->replicas * (mesh->replicas - 1);
+}
+
 Traffic traffic_of_step(const Model *model, const FsdpConfig *sharding, int packs, double tokens) {
     const Mesh *mesh = model->mesh;
     const ParamTable *table = &model->params;
@@ -43,7 +58,7 @@ Traffic traffic_of_step(const Model *model, const FsdpConfig *sharding, int pack
             given(table, mesh->shards, sharding->reshard_after_forward, mesh_rounds(mesh, packs)) *
             real_size * others * mesh->size,
         .leaves = elements * (double)type_size(sharding->wire) * others / mesh->shards * packs * n,
-        .replicas = 2 * elements * (double)sizeof(float) * (mesh->replicas - 1),
+        .replicas = between_replicas(table, mesh) * (double)sizeof(float),
         .attention = tokens * (double)model_width(&model->config) * real_size * (n - 1) / n *
                      movements(&model->block) * (double)model->config.layers};
 }

@@ -192,10 +192,24 @@ void stream_wait(Stream stream) {
     watchdog_done();
 }
 
-Event event_create(void) {
+static Event create_event(unsigned flags) {
     cudaEvent_t event = NULL;
-    CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    CUDA_CHECK(cudaEventCreateWithFlags(&event, flags));
     return (Event)event;
+}
+
+Event event_create(void) {
+    return create_event(cudaEventDisableTiming);
+}
+
+Event event_create_timed(void) {
+    return create_event(cudaEventDefault);
+}
+
+double event_seconds(Event begin, Event end) {
+    float milliseconds = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, (cudaEvent_t)begin, (cudaEvent_t)end));
+    return 1e-3 * (double)milliseconds;
 }
 
 void event_free(Event event) {
