@@ -1,7 +1,7 @@
 #!/bin/sh
 # A run that is killed and comes back on other numbers of ranks leaves the files of one that never
 # was; SIGUSR1 saves and exits 75; stop_at saves and exits 0; a damaged newest checkpoint is
-# passed over.
+# passed over; --fresh and resume.step hold once for each --once.
 # seconds: 600
 . "$(dirname "$0")/runs.sh"
 make_tiny
@@ -55,6 +55,20 @@ must damaged 2 $slow
 grep -q 'passed over: .*step-00000014' "$work/damaged.log" || say "the damage was not said"
 grep -q 'resumes at step 12' "$work/damaged.log" || say "$(grep resumes "$work/damaged.log")"
 same damaged "$want"
+
+# A command that is repeated.
+resumes() { # TEXT SETTING...: what the run "stopped" then says.
+    text=$1
+    shift
+    must stopped 2 $slow "$@"
+    grep -q "$text" "$work/stopped.log" || say "$*: $(grep -E 'starts|resumes' "$work/stopped.log")"
+}
+resumes 'resumes at step 4' --once a resume.step=4 run.stop_at=6
+resumes 'resumes at step 6' --once a resume.step=4 run.stop_at=6
+resumes 'resumes at step 4' --once b resume.step=4 run.stop_at=5
+resumes 'starts from step 0' --once c --fresh run.stop_at=2
+resumes 'resumes at step 2' --once c --fresh run.stop_at=3
+resumes 'starts from step 0' --fresh run.stop_at=2
 
 # Another recipe stops with 78 and names what differs; --override lets it be.
 run stopped 1 $slow train.beta2=0.9

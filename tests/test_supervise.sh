@@ -28,20 +28,10 @@ expect() {
     : >calls && printf '%s\n' "$@" >codes
     sh launch/supervise 1 configs/a.yaml b=c >log 2>&1
     got=$?
-    [ $got -eq "$status" ] && [ "$(grep -c '^train configs/a.yaml b=c$' calls)" -eq "$calls" ] &&
-        return
+    [ $got -eq "$status" ] &&
+        [ "$(grep -c '^train configs/a.yaml b=c --once [^ ]*$' calls)" -eq "$calls" ] && return
     echo "codes $*: status $got after $(wc -l <calls) calls, want $status after $calls"
     cat log
-    failed=1
-}
-
-# drops WORD: it is passed on to the first start and to no other.
-drops() {
-    : >calls && printf '%s\n' 1 75 0 >codes
-    sh launch/supervise 1 configs/a.yaml "$1" b=c >log 2>&1
-    [ "$(grep -c -e "$1" calls)" -eq 1 ] && [ "$(wc -l <calls)" -eq 3 ] &&
-        [ "$(sed -n 1p calls)" = "train configs/a.yaml $1 b=c" ] && return
-    echo "$1 after a restart:" && cat calls log
     failed=1
 }
 
@@ -49,13 +39,12 @@ expect 0 1 0
 expect 78 1 78
 expect 0 3 75 1 0
 expect 3 3 3 3 3
-drops --fresh
-drops resume.step=7
+[ "$(sort -u calls | wc -l)" -eq 1 ] || { echo 'the starts differ' && cat calls && failed=1; }
 
 # From another folder: names of that folder.
 mkdir elsewhere && : >elsewhere/b.yaml && : >calls && echo 0 >codes
 (cd elsewhere && sh ../launch/supervise 1 b.yaml) >log 2>&1
-grep -q "^train $folder/elsewhere/b.yaml$" calls || { cat calls log && failed=1; }
+grep -q "^train $folder/elsewhere/b.yaml --once" calls || { cat calls log && failed=1; }
 sh launch/supervise --hosts none 1 configs/a.yaml >log 2>&1
 [ $? -eq 78 ] && grep -q 'none cannot be read' log || { cat log && failed=1; }
 
@@ -148,11 +137,11 @@ queued() { # STATUS CALLS REQUEUES CODE...
     status=$1 calls=$2 requeues=$3
     shift 3
     : >calls && : >scontrol.calls && printf '%s\n' "$@" >codes
-    PATH=$PWD/bin:$PATH SLURM_JOB_ID=7 bash launch/train.sbatch configs/a.yaml --fresh b=c >log 2>&1
+    PATH=$PWD/bin:$PATH SLURM_JOB_ID=7 bash launch/train.sbatch configs/a.yaml b=c >log 2>&1
     got=$?
-    [ $got -eq "$status" ] && [ "$(grep -c '^train configs/a.yaml' calls)" -eq "$calls" ] &&
-        [ "$(grep -c '^requeue 7$' scontrol.calls)" -eq "$requeues" ] &&
-        [ "$(grep -c -e --fresh calls)" -eq 1 ] && return
+    [ $got -eq "$status" ] &&
+        [ "$(grep -c '^train configs/a.yaml b=c --once 7$' calls)" -eq "$calls" ] &&
+        [ "$(grep -c '^requeue 7$' scontrol.calls)" -eq "$requeues" ] && return
     echo "train.sbatch, codes $*: status $got" && cat calls scontrol.calls log
     failed=1
 }
@@ -162,7 +151,13 @@ queued 75 2 1 1 75
 queued 78 1 0 78
 queued 3 3 0 3 3 3
 : >refused # No second start then, either: the time is over.
-queued 75 1 1 75
+queued 75 1 3 75
+rm refused
+# After a failure so late that no signal would come any more.
+SLURM_JOB_END_TIME=$(($(date +%s) + 200)) queued 75 1 1 1
+SLURM_JOB_END_TIME=$(($(date +%s) + 300)) queued 0 2 0 1 0
+(cd elsewhere && bash ../launch/train.sbatch b.yaml) >log 2>&1
+[ $? -eq 78 ] && grep -q 'there is no ./kintoun' log || { cat log && failed=1; }
 rm -f mpirun.calls && : >slow
 # A signal while hosts are asked: nothing is started.
 PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1 &

@@ -22,10 +22,12 @@
 #include "train/validate.h"
 
 static const char *const HELP =
-    "kintoun train CONFIG [section.key=value ...] [--fresh] [--override KEY]\n"
+    "kintoun train CONFIG [section.key=value ...] [--fresh] [--override KEY] [--once NAME]\n"
     "Trains as CONFIG says, alone or under mpirun or srun; resumes by itself from run.dir.\n"
     "  --fresh         set old checkpoints aside and start from step 0\n"
     "  --override KEY  let this setting of the recipe differ from the checkpoint's\n"
+    "  --once NAME     let --fresh and resume.step hold once for this NAME, so that a launcher\n"
+    "                  can repeat its command: later starts go on from the newest checkpoint\n"
     "  --settings      print every setting with range, default and meaning\n"
     "Exit codes: 0 done, 1 failed, 75 saved and wants to go on, 78 the configuration is wrong.\n"
     "SIGUSR1 (also SIGTERM, SIGINT where time allows): save at the next step, exit 75.\n";
@@ -76,6 +78,12 @@ static bool read_arguments(Arguments *a, int argc, char **argv, Problems *proble
                 break;
             }
             a->overrides[a->options.override_count++] = argv[i];
+        } else if (strcmp(argv[i], "--once") == 0) {
+            if (++i == argc || argv[i][0] == '\0' || strlen(argv[i]) > 255) {
+                problems_add(problems, "command line: --once needs a name of up to 255 bytes");
+                break;
+            }
+            a->options.once = argv[i];
         } else if (strncmp(argv[i], "--", 2) == 0) {
             problems_add(problems, "command line: unknown option '%s'; see kintoun train --help",
                          argv[i]);

@@ -211,27 +211,64 @@ static bool arrange_roll_call(const Trainer *t, Error *error) {
     return true;
 }
 
+enum { ONCE_BYTES_MAX = 1024 };
+
+// RUN/checkpoints/.once has the last NAME whose --fresh or resume.step has been done.
+static bool once_path(char path[PATH_BYTES_MAX], const Trainer *t, Error *error) {
+    return path_join(path, t->config.run.dir, "checkpoints/.once", error);
+}
+
+static bool read_once(const Trainer *t, const char *once, bool *done, Error *error) {
+    char path[PATH_BYTES_MAX];
+    bool ok = true;
+    *done = false;
+    if (once == NULL) return true;
+    if (t->mesh.rank == 0) {
+        ok = once_path(path, t, error);
+        char *text = ok && path_exists(path) ? file_read(path, ONCE_BYTES_MAX, NULL, error) : NULL;
+        ok = ok && (text != NULL || !path_exists(path));
+        *done = text != NULL && strcmp(text, once) == 0;
+        free(text);
+    }
+    if (!agree(t->world, ok, error)) return false;
+    comm_broadcast(t->world, done, sizeof(*done), 0);
+    return true;
+}
+
+static bool write_once(const Trainer *t, const char *once, Error *error) {
+    char path[PATH_BYTES_MAX];
+    const bool ok = t->mesh.rank != 0 || (once_path(path, t, error) &&
+                                          file_write(path, once, (int64_t)strlen(once), error));
+    return agree(t->world, ok, error);
+}
+
 int trainer_start(Trainer *t, const StartOptions *options) {
     Error error;
     if (!checkpoint_claim(t->config.run.dir, t->world, &t->generation, &error)) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
     }
-    if (!arrange_roll_call(t, &error)) {
+    bool done;
+    if (!arrange_roll_call(t, &error) || !read_once(t, options->once, &done, &error)) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
     }
     char *recipe = recipe_text(t);
     Restore restore = {.run = t->config.run.dir,
                        .shards = shards(t),
-                       .step = t->config.resume.step > 0 ? t->config.resume.step : -1,
-                       .fresh = options->fresh,
+                       .step = t->config.resume.step > 0 && !done ? t->config.resume.step : -1,
+                       .fresh = options->fresh && !done,
                        .state_version = STATE_VERSION,
                        .recipe = recipe,
                        .overrides = options->overrides,
                        .override_count = options->override_count};
-    const RestoreResult result = checkpoint_restore(&restore, &error);
+    RestoreResult result = checkpoint_restore(&restore, &error);
     free(recipe);
+    const bool chose = restore.fresh || restore.step >= 0;
+    const bool good = result == RESTORE_DONE || result == RESTORE_NOTHING;
+    if (options->once != NULL && chose && good && !write_once(t, options->once, &error)) {
+        result = RESTORE_REFUSED;
+    }
     const bool speaks = t->mesh.rank == 0;
     for (int i = 0; i < restore.refused.count && i < PROBLEMS_MAX && speaks; i++) {
         fprintf(stderr, "passed over: %s\n", restore.refused.text[i]);

@@ -7,7 +7,8 @@
 
 // What the command line says besides settings.
 typedef struct {
-    bool fresh;                    // --fresh: set old checkpoints aside, start from step 0.
+    bool fresh;        // --fresh: set old checkpoints aside, start from step 0.
+    const char *once;  // --once NAME: fresh and resume.step hold once for it; NULL: ever.
     const char *const *overrides;  // --override KEY: settings of the recipe that may differ.
     int override_count;
 } StartOptions;
