@@ -38,7 +38,7 @@ supervise() {
 
 # soon COMMAND...: waits until it succeeds.
 soon() {
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         "$@" && return
         sleep 0.1
     done
@@ -49,7 +49,8 @@ stays='trap "" TERM USR1; while :; do sleep 0.2; done'
 gone='mpirun has no rank left here, but stays; ending it'
 
 slow() {
-    case_of slow 'sleep 13' '' ''
+    RETRY_SECONDS=2 # mpirun may take its time, too.
+    case_of slow 'sleep 24' '' ''
     supervise 1 a.yaml
     ends 0 1 ''
 }
@@ -107,6 +108,14 @@ silent() {
     ends 0 1 ''
     ! grep -q "ending it" log || { echo "$name: ended" && cat log; }
 }
+# With MPIRUN_FLAGS for fewer ranks than hosts would have.
+fewer() {
+    case_of fewer '' 'sleep 18' '[ $5 != a ] || { echo gpus 0; echo ranks: some; exit; }
+shift 5; exec "$@"'
+    printf 'a\nb\nc\n' >hosts
+    supervise --hosts hosts 2 a.yaml
+    ends 0 1 ''
+}
 empty() {
     case_of empty '' "$stays" 'shift 5; exec "$@"'
     supervise --hosts hosts 2 a.yaml
@@ -114,7 +123,7 @@ empty() {
 }
 
 cd "$(dirname "$0")/.." || exit 1
-for one in slow wedged stopped left stopping twice silent empty; do
+for one in slow wedged stopped left stopping twice silent fewer empty; do
     $one >"$top/$one.said" 2>&1 &
 done
 wait
