@@ -210,7 +210,7 @@ static bool open_fd(Safetensors *file, int fd, const char *path, Error *error) {
 }
 
 bool safetensors_open(Safetensors *file, const char *path, Error *error) {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // A pipe is not waited for.
     if (fd < 0) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
     if (!open_fd(file, fd, path, error)) {
         close(fd);

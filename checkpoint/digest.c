@@ -52,8 +52,11 @@ static bool digest_below(const char *folder, const char *inner, XXH3_state_t *to
             snprintf(below, sizeof(below), "%s%s%s", inner, inner[0] == '\0' ? "" : "/", names[i]);
         if (length >= PATH_BYTES_MAX) ok = error_set(error, "%s: path too long", folder);
         ok = ok && path_join(path, folder, below, error);
-        if (ok && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        const bool there = ok && stat(path, &status) == 0;
+        if (there && S_ISDIR(status.st_mode)) {
             ok = digest_below(folder, below, total, error);
+        } else if (there && !S_ISREG(status.st_mode)) {  // A pipe would be waited for.
+            ok = error_set(error, "%s: neither a file nor a folder", path);
         } else if (ok && (ok = digest_file(text, path, error))) {
             const int bytes = snprintf(line, sizeof(line), "%s  %s\n", text, below);
             XXH3_128bits_update(total, line, (size_t)bytes);

@@ -111,17 +111,26 @@ static Verdict check_state(Candidate *c, Error *error) {
         return VERDICT_CORRUPT;
     }
     json_error_t reason;
-    json_t *state = json_loads(c->manifest.layout.files[f].head, JSON_REJECT_DUPLICATES, &reason);
+    const LayoutFile *file = &c->manifest.layout.files[f];
+    json_t *state =
+        json_loadb(file->head, (size_t)file->head_bytes, JSON_REJECT_DUPLICATES, &reason);
     if (state == NULL) {
         error_set(error, "state.json: line %d: %s", reason.line, reason.text);
         return VERDICT_CORRUPT;
     }
-    const json_t *version = json_object_get(state, "version");
-    if (!json_is_integer(version) || json_integer_value(version) > restore->state_version) {
+    const json_int_t version = json_integer_value(json_object_get(state, "version"));
+    const json_t *step = json_object_get(state, "step");
+    if (version < 1 || !json_is_integer(step) || json_integer_value(step) != c->step) {
+        error_set(error, "state.json: version %" PRId64 " of step %" PRId64, (int64_t)version,
+                  (int64_t)json_integer_value(step));
+        json_decref(state);
+        return VERDICT_CORRUPT;
+    }
+    if (version > restore->state_version) {
         problems_add(&restore->problems,
                      "state.json: version %" PRId64
                      ", this program knows up to %d; use a newer one",
-                     (int64_t)json_integer_value(version), restore->state_version);
+                     (int64_t)version, restore->state_version);
     } else {
         char *recipe = json_dumps(json_object_get(state, "recipe"), JSON_COMPACT);
         recipe_compare(recipe == NULL ? "" : recipe, restore->recipe, restore->overrides,

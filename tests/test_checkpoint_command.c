@@ -2,6 +2,7 @@
 // folders.
 // ranks: 1
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
@@ -137,6 +138,11 @@ static void test_on_checkpoints(void **state) {
     expect(0, "notes.txt: not in the MANIFEST", "verify", b);
     check_that(step_set_aside(a, 2, "refused", &error), "%s", error.text);
     expect(0, "refused-step-00000002  set aside", "ls", a);
+    // A pipe is not waited for.
+    snprintf(path, sizeof(path), "%s/transformer/x.safetensors", other);
+    check_that(mkfifo(path, 0600) == 0, "%s cannot be made", path);
+    expect(1, "x.safetensors: neither a file nor a folder", "digest", other);
+    expect(1, "x.safetensors: not a regular file", "diff", other, other);
     case_stop(&c);
 }
 

@@ -244,9 +244,42 @@ static void test_no_corruption_is_accepted(void **state) {
     case_stop(&c);
 }
 
+// Written whole, with checksums that fit: a state that is none, or another step's.
+static void test_inconsistent_states(void **state) {
+    (void)state;
+    static const char *const bad[] = {"{}",
+                                      "[]",
+                                      "{\"version\": 0, \"step\": 2, \"recipe\": " CASE_RECIPE "}",
+                                      "{\"version\": \"1\", \"step\": 2, \"recipe\": " CASE_RECIPE
+                                      "}",
+                                      "{\"version\": 1, \"step\": 3, \"recipe\": " CASE_RECIPE "}",
+                                      "{\"version\": 1, \"recipe\": " CASE_RECIPE "}"};
+    Case c = case_start(world, comm_size(world), false);
+    for (int i = 0; i < (int)(sizeof(bad) / sizeof(bad[0])); i++) {
+        char run[512];
+        uint64_t generation;
+        Error error = {""};
+        check_path(run, "state-%d", i);
+        check_that(checkpoint_claim(run, world, &generation, &error), "%s", error.text);
+        check_that(case_save(&c, run, 1, generation, 0, &error), "%s", error.text);
+        CheckpointSave save = {run, 2, generation, 0, CASE_CONFIG, bad[i], c.shards};
+        save.shards.table = &c.table;
+        check_that(checkpoint_save(&save, &error), "%s", error.text);
+        Restore restore = case_restore(&c, run);
+        const RestoreResult result = checkpoint_restore(&restore, &error);
+        check_that(result == RESTORE_DONE && restore.found == 1, "%s: step %d: %s", bad[i],
+                   (int)restore.found, error.text);
+        check_that(strstr(restore.refused.text[0], "refused: state.json: ") != NULL, "%s: %s",
+                   bad[i], restore.refused.text[0]);
+        free(restore.state);
+    }
+    case_stop(&c);
+}
+
 int main(int argc, char **argv) {
     ranks_start(&argc, &argv);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_corruption_is_accepted)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_corruption_is_accepted),
+                                       cmocka_unit_test(test_inconsistent_states)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_stop(world);
     return failed;

@@ -285,12 +285,6 @@ int trainer_start(Trainer *t, const StartOptions *options) {
     } else if (!state_from_text(&t->state, t->planner, restore.state, &error)) {
         if (speaks) fprintf(stderr, "step %" PRId64 ": %s\n", restore.found, error.text);
         exit_code = EXIT_FAILED;
-    } else if (t->state.step != restore.found) {
-        if (speaks) {
-            fprintf(stderr, "step %" PRId64 ": its state.json is of step %" PRId64 "\n",
-                    restore.found, t->state.step);
-        }
-        exit_code = EXIT_FAILED;
     } else if (speaks) {
         printf("resumes at step %" PRId64 "\n", t->state.step);
     }
