@@ -41,6 +41,13 @@ expect 0 3 75 1 0
 expect 3 3 3 3 3
 [ "$(sort -u calls | wc -l)" -eq 1 ] || { echo 'the starts differ' && cat calls && failed=1; }
 
+for seconds in 1m 08 -1; do
+    RETRY_SECONDS=$seconds sh launch/supervise 1 configs/a.yaml >log 2>&1
+    [ $? -eq 78 ] && grep -q "RETRY_SECONDS=$seconds is no number" log || { cat log && failed=1; }
+    RETRY_SECONDS=$seconds SLURM_JOB_ID=7 bash launch/train.sbatch configs/a.yaml >log 2>&1
+    [ $? -eq 78 ] && grep -q "RETRY_SECONDS=$seconds is no number" log || { cat log && failed=1; }
+done
+
 # From another folder: names of that folder.
 mkdir elsewhere && : >elsewhere/b.yaml && : >calls && echo 0 >codes
 (cd elsewhere && sh ../launch/supervise 1 b.yaml) >log 2>&1
