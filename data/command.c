@@ -5,6 +5,7 @@
 
 #include "base/die.h"
 #include "data/catalogue.h"
+#include "data/config.h"
 #include "data/import.h"
 #include "data/info.h"
 
@@ -60,6 +61,12 @@ static int import(const char *out, char *const inputs[], int count) {
     }
     printf("%s: %lld samples imported, %lld files of other kinds passed over\n", out,
            (long long)counts.samples, (long long)counts.passed_over);
+    if (counts.left_out > 0) {
+        printf(
+            "%lld numbers of JSON files, '%s' the first, are no qualities: those are at most %d, "
+            "of the first sample, with names below %d bytes\n",
+            (long long)counts.left_out, counts.first_left_out, QUALITIES_MAX, QUALITY_NAME_MAX);
+    }
     return info(out);
 }
 

@@ -223,18 +223,39 @@ static const char *words(const Group *group, const char *key) {
     return json_string_value(json_object_get(group->facts, key));
 }
 
+// Whether a number of the JSON has a column of its own.
+static bool is_fact(const char *key) {
+    static const char *const known[] = {"fps", "width", "height", "num_frames", "id"};
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strcmp(key, known[i]) == 0) return true;
+    }
+    return false;
+}
+
 // The numbers in the first sample's JSON that are not columns of their own.
 static void name_qualities(Import *import, const Group *group) {
-    static const char *const known[] = {"fps", "width", "height", "num_frames", "id"};
     const char *key;
     json_t *value;
     json_object_foreach(group->facts, key, value) {
-        bool take = json_is_number(value) && strlen(key) < QUALITY_NAME_MAX;
-        for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-            take = take && strcmp(key, known[i]) != 0;
-        }
-        if (!take || import->quality_count == QUALITIES_MAX) continue;
+        if (!json_is_number(value) || is_fact(key) || strlen(key) >= QUALITY_NAME_MAX) continue;
+        if (import->quality_count == QUALITIES_MAX) return;
         memcpy(import->qualities[import->quality_count++], key, strlen(key) + 1);
+    }
+}
+
+// Counts the numbers of a sample's JSON that no quality holds.
+static void count_left_out(const Import *import, const Group *group) {
+    ImportCounts *counts = import->counts;
+    const char *key;
+    json_t *value;
+    json_object_foreach(group->facts, key, value) {
+        bool kept = !json_is_number(value) || is_fact(key);
+        for (int i = 0; i < import->quality_count; i++) {
+            kept = kept || strcmp(key, import->qualities[i]) == 0;
+        }
+        if (!kept && counts->left_out++ == 0) {
+            snprintf(counts->first_left_out, sizeof(counts->first_left_out), "%s", key);
+        }
     }
 }
 
@@ -302,6 +323,7 @@ static bool write_sample(Import *import, const Group *group, const char *key, Er
     }
     if (!sample_write(import->writer, &sample, error)) return false;
     import->counts->samples++;
+    count_left_out(import, group);
     return true;
 }
 

@@ -6,7 +6,8 @@
 //                                          KEY.latent.safetensors and KEY.text.safetensors
 //     KEY.txt                              the caption
 //     KEY.json                             caption (or prompt, text), id, fps, width, height,
-//                                          num_frames, media_type; other numbers become qualities
+//                                          num_frames, media_type; the other numbers of the first
+//                                          sample become qualities, at most QUALITIES_MAX
 //
 // Latents are [C, F, H, W] or [C, H, W], texts [L, width]; a leading 1 is taken off. Pickles (.pt,
 // .pth, .pkl, .pickle, .meta) are refused, since reading them would run code; files of other kinds
@@ -22,6 +23,8 @@
 typedef struct {
     int64_t samples;      // Written.
     int64_t passed_over;  // Files of kinds that are not read.
+    int64_t left_out;     // Numbers in the JSON that no quality holds, and the first one's name.
+    char first_left_out[64];
 } ImportCounts;
 
 // Writes MDS zstd shards, index.json and catalogue.bin into `out`. False when there is any problem;

@@ -51,8 +51,9 @@ static void check_tar(const char *out, const char *input) {
     static Problems problems;
     ImportCounts counts;
     check_that(import(out, input, &counts, &problems), "%s", problems.text[0]);
-    check_that(counts.samples == 4 && counts.passed_over == 4, "%lld samples, %lld passed over",
-               (long long)counts.samples, (long long)counts.passed_over);
+    check_that(counts.samples == 4 && counts.passed_over == 4 && counts.left_out == 0,
+               "%lld samples, %lld passed over", (long long)counts.samples,
+               (long long)counts.passed_over);
     char folder[512];
     Error error = {""};
     Catalogue *catalogue = catalogue_open(check_path(folder, "%s", out), &error);
@@ -283,6 +284,25 @@ static void test_captions(void **state) {
     mds_index_free(index);
 }
 
+// Numbers that no quality holds are counted: the ninth, a long name.
+static void test_left_out(void **state) {
+    (void)state;
+    fresh();
+    const char json[] =
+        "{\"fps\": 24, \"a\": 1, \"b\": 1, \"c\": 1, \"d\": 1, \"e\": 1, \"f\": 1, "
+        "\"a_name_that_is_longer_than_thirty_bytes\": 1, \"g\": 1, \"h\": 1, "
+        "\"ninth\": 1, \"text\": \"x\"}";
+    put("a.json", json, (int64_t)strlen(json));
+    static Problems problems;
+    ImportCounts counts;
+    char path[512];
+    check_that(import("left-out", check_path(path, "in"), &counts, &problems), "%s",
+               problems.text[0]);
+    check_that(counts.left_out == 2, "%lld left out", (long long)counts.left_out);
+    check_contains(counts.first_left_out, "a_name_that_is_longer_than_thirty_bytes");
+    check_tar("none-left-out", "tests/golden/import/gnu.tar");
+}
+
 // Shards that are good and a dataset.json that is not: no catalogue, and so no index.
 static void test_no_catalogue(void **state) {
     (void)state;
@@ -322,7 +342,7 @@ int main(void) {
         cmocka_unit_test(test_refused),      cmocka_unit_test(test_npy_refused),
         cmocka_unit_test(test_command),      cmocka_unit_test(test_broken_tars),
         cmocka_unit_test(test_no_catalogue), cmocka_unit_test(test_headers_refused),
-        cmocka_unit_test(test_captions),
+        cmocka_unit_test(test_captions),     cmocka_unit_test(test_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
