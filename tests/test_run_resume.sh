@@ -1,7 +1,8 @@
 #!/bin/sh
 # A run that is killed and comes back on other numbers of ranks leaves the files of one that never
 # was; SIGUSR1 saves and exits 75; stop_at saves and exits 0; a damaged newest checkpoint is
-# passed over; --fresh and resume.step hold once for each --once.
+# passed over; --fresh and resume.step hold once for each --once, which starts five times from one
+# checkpoint.
 # seconds: 600
 . "$(dirname "$0")/runs.sh"
 make_tiny
@@ -69,6 +70,14 @@ resumes 'resumes at step 4' --once b resume.step=4 run.stop_at=5
 resumes 'starts from step 0' --once c --fresh run.stop_at=2
 resumes 'resumes at step 2' --once c --fresh run.stop_at=3
 resumes 'starts from step 0' --fresh run.stop_at=2
+
+# Five starts of one job from the same checkpoint, and no more.
+for _ in 1 2 3 4 5; do resumes 'resumes at step 2' --once d run.stop_at=2; done
+run stopped 1 $slow --once d run.stop_at=2
+[ $? -eq 78 ] && grep -q '^step 2: 5 starts of this job came no further' "$work/stopped.log" ||
+    say "a sixth start: $(tail -n 3 "$work/stopped.log")"
+resumes 'resumes at step 2' --once e run.stop_at=3
+resumes 'resumes at step 3' --once d run.stop_at=3
 
 # Another recipe stops with 78 and names what differs; --override lets it be.
 run stopped 1 $slow train.beta2=0.9

@@ -17,6 +17,7 @@
 #include "train/budget.h"
 #include "train/ceiling.h"
 #include "train/grid.h"
+#include "train/once.h"
 #include "train/report.h"
 #include "train/trainer.h"
 #include "train/validate.h"
@@ -27,9 +28,11 @@ static const char *const HELP =
     "  --fresh         set old checkpoints aside and start from step 0\n"
     "  --override KEY  let this setting of the recipe differ from the checkpoint's\n"
     "  --once NAME     let --fresh and resume.step hold once for this NAME, so that a launcher\n"
-    "                  can repeat its command: later starts go on from the newest checkpoint\n"
+    "                  can repeat its command: later starts go on from the newest checkpoint,\n"
+    "                  but not a sixth time from the same one\n"
     "  --settings      print every setting with range, default and meaning\n"
-    "Exit codes: 0 done, 1 failed, 75 saved and wants to go on, 78 the configuration is wrong.\n"
+    "Exit codes: 0 done, 1 failed, 75 saved and wants to go on, 78 no use to start it again as it\n"
+    "is: the settings are wrong, a later start has the run, or five starts came no further.\n"
     "SIGUSR1 (also SIGTERM, SIGINT where time allows): save at the next step, exit 75.\n";
 
 static volatile sig_atomic_t signalled;
@@ -79,8 +82,10 @@ static bool read_arguments(Arguments *a, int argc, char **argv, Problems *proble
             }
             a->overrides[a->options.override_count++] = argv[i];
         } else if (strcmp(argv[i], "--once") == 0) {
-            if (++i == argc || argv[i][0] == '\0' || strlen(argv[i]) > 255) {
-                problems_add(problems, "command line: --once needs a name of up to 255 bytes");
+            if (++i == argc || argv[i][0] == '\0' || strlen(argv[i]) > ONCE_NAME_MAX ||
+                strchr(argv[i], '\n') != NULL) {
+                problems_add(problems, "command line: --once needs a name of up to %d bytes",
+                             ONCE_NAME_MAX);
                 break;
             }
             a->options.once = argv[i];

@@ -14,6 +14,7 @@
 #include "checkpoint/weights.h"
 #include "parallel/agree.h"
 #include "train/grid.h"
+#include "train/once.h"
 
 // What each rank of this node may use: nine tenths of what is free now, the least of all ranks'.
 static int64_t memory_available(Comm *world) {
@@ -211,35 +212,23 @@ static bool arrange_roll_call(const Trainer *t, Error *error) {
     return true;
 }
 
-enum { ONCE_BYTES_MAX = 1024 };
-
-// RUN/checkpoints/.once has the last NAME whose --fresh or resume.step has been done.
-static bool once_path(char path[PATH_BYTES_MAX], const Trainer *t, Error *error) {
-    return path_join(path, t->config.run.dir, "checkpoints/.once", error);
-}
-
-static bool read_once(const Trainer *t, const char *once, bool *done, Error *error) {
-    char path[PATH_BYTES_MAX];
-    bool ok = true;
-    *done = false;
-    if (once == NULL) return true;
-    if (t->mesh.rank == 0) {
-        ok = once_path(path, t, error);
-        char *text = ok && path_exists(path) ? file_read(path, ONCE_BYTES_MAX, NULL, error) : NULL;
-        ok = ok && (text != NULL || !path_exists(path));
-        *done = text != NULL && strcmp(text, once) == 0;
-        free(text);
+// A run that ends again and again before its next checkpoint would only burn hours.
+static int note_start(const Trainer *t, Once *once, const char *name, bool chosen) {
+    Error error;
+    const bool speaks = t->mesh.rank == 0;
+    if (!once_write(once, t->config.run.dir, name, chosen, t->state.step, t->world, &error)) {
+        if (speaks) fprintf(stderr, "%s\n", error.text);
+        return EXIT_FAILED;
     }
-    if (!agree(t->world, ok, error)) return false;
-    comm_broadcast(t->world, done, sizeof(*done), 0);
-    return true;
-}
-
-static bool write_once(const Trainer *t, const char *once, Error *error) {
-    char path[PATH_BYTES_MAX];
-    const bool ok = t->mesh.rank != 0 || (once_path(path, t, error) &&
-                                          file_write(path, once, (int64_t)strlen(once), error));
-    return agree(t->world, ok, error);
+    if (once->starts <= ONCE_STARTS_MAX) return EXIT_DONE;
+    if (speaks) {
+        fprintf(stderr,
+                "step %" PRId64
+                ": %d starts of this job came no further, and one more is not "
+                "tried; what ended them stands in their output; start a new job to go on\n",
+                t->state.step, ONCE_STARTS_MAX);
+    }
+    return EXIT_CONFIG;
 }
 
 int trainer_start(Trainer *t, const StartOptions *options) {
@@ -248,27 +237,24 @@ int trainer_start(Trainer *t, const StartOptions *options) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
     }
-    bool done;
-    if (!arrange_roll_call(t, &error) || !read_once(t, options->once, &done, &error)) {
+    Once once;
+    if (!arrange_roll_call(t, &error) ||
+        !once_read(&once, t->config.run.dir, options->once, t->world, &error)) {
         if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILED;
     }
     char *recipe = recipe_text(t);
-    Restore restore = {.run = t->config.run.dir,
-                       .shards = shards(t),
-                       .step = t->config.resume.step > 0 && !done ? t->config.resume.step : -1,
-                       .fresh = options->fresh && !done,
-                       .state_version = STATE_VERSION,
-                       .recipe = recipe,
-                       .overrides = options->overrides,
-                       .override_count = options->override_count};
-    RestoreResult result = checkpoint_restore(&restore, &error);
+    Restore restore = {
+        .run = t->config.run.dir,
+        .shards = shards(t),
+        .step = t->config.resume.step > 0 && !once.chosen ? t->config.resume.step : -1,
+        .fresh = options->fresh && !once.chosen,
+        .state_version = STATE_VERSION,
+        .recipe = recipe,
+        .overrides = options->overrides,
+        .override_count = options->override_count};
+    const RestoreResult result = checkpoint_restore(&restore, &error);
     free(recipe);
-    const bool chose = restore.fresh || restore.step >= 0;
-    const bool good = result == RESTORE_DONE || result == RESTORE_NOTHING;
-    if (options->once != NULL && chose && good && !write_once(t, options->once, &error)) {
-        result = RESTORE_REFUSED;
-    }
     const bool speaks = t->mesh.rank == 0;
     for (int i = 0; i < restore.refused.count && i < PROBLEMS_MAX && speaks; i++) {
         fprintf(stderr, "passed over: %s\n", restore.refused.text[i]);
@@ -289,7 +275,9 @@ int trainer_start(Trainer *t, const StartOptions *options) {
         printf("resumes at step %" PRId64 "\n", t->state.step);
     }
     free(restore.state);
-    return exit_code;
+    if (exit_code != EXIT_DONE) return exit_code;
+    const bool chosen = restore.fresh || restore.step >= 0;
+    return note_start(t, &once, options->once, chosen);
 }
 
 bool trainer_load(Trainer *t, Error *error) {
