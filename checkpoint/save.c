@@ -47,6 +47,16 @@ static bool random_bits(uint64_t *bits, Error *error) {
     return ok ? true : error_set(error, "/dev/urandom: cannot read");
 }
 
+uint64_t checkpoint_generation(const char *run) {
+    Error error;
+    char path[PATH_BYTES_MAX];
+    if (!generation_path(path, run, &error) || !path_exists(path)) return 0;
+    char *text = file_read(path, GENERATION_TEXT, NULL, &error);
+    const uint64_t generation = text == NULL ? 0 : strtoull(text, NULL, 16);
+    free(text);
+    return generation;
+}
+
 static bool claim_alone(const char *run, uint64_t *generation, Error *error) {
     char folder[PATH_BYTES_MAX], path[PATH_BYTES_MAX], text[GENERATION_TEXT + 1];
     if (!random_bits(generation, error)) return false;
@@ -54,6 +64,15 @@ static bool claim_alone(const char *run, uint64_t *generation, Error *error) {
     return steps_folder(folder, run, error) && folder_create(folder, error) &&
            generation_path(path, run, error) && file_write(path, text, GENERATION_TEXT, error) &&
            steps_sweep(run, error);
+}
+
+void checkpoint_unclaim(const char *run, uint64_t generation, uint64_t before) {
+    Error error;
+    char path[PATH_BYTES_MAX], text[GENERATION_TEXT + 1];
+    if (before == 0 || checkpoint_generation(run) != generation) return;
+    if (!generation_path(path, run, &error)) return;
+    generation_text(text, before);
+    if (!file_write(path, text, GENERATION_TEXT, &error)) fprintf(stderr, "%s\n", error.text);
 }
 
 bool checkpoint_claim(const char *run, Comm *world, uint64_t *generation, Error *error) {

@@ -16,6 +16,11 @@
 // publish. Once per start; collective over world.
 bool checkpoint_claim(const char *run, Comm *world, uint64_t *generation, Error *error);
 
+// The run folder's generation, 0: none. A start that is refused gives the run back to the one of
+// before its claim, which may be at work. Local; rank 0 alone.
+uint64_t checkpoint_generation(const char *run);
+void checkpoint_unclaim(const char *run, uint64_t generation, uint64_t before);
+
 // Whether a later start has claimed the run: with this one it would go back and forth. Collective
 // over world.
 bool checkpoint_taken(const char *run, Comm *world, uint64_t generation);

@@ -27,10 +27,10 @@ typedef struct {
     uint32_t row;
 } Deferred;
 
-// Where the run is in its data. All zero is the start; only `deferred` is allocated.
 // More than a cursor that is read may have counted, so that it can count on.
 #define CURSOR_COUNT_MAX ((int64_t)1 << 62)
 
+// Where the run is in its data. All zero is the start; only `deferred` is allocated.
 typedef struct {
     int64_t step;      // The next step to plan, counted from 0 over all stages.
     int64_t stage;     // Of the step planned last.

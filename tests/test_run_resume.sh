@@ -69,6 +69,7 @@ resumes 'resumes at step 6' --once a resume.step=4 run.stop_at=6
 resumes 'resumes at step 4' --once b resume.step=4 run.stop_at=5
 resumes 'starts from step 0' --once c --fresh run.stop_at=2
 resumes 'resumes at step 2' --once c --fresh run.stop_at=3
+resumes 'resumes at step 3' --once c:2 --fresh run.stop_at=3
 resumes 'starts from step 0' --fresh run.stop_at=2
 
 # Five starts of one job from the same checkpoint, and no more.
@@ -76,6 +77,7 @@ for _ in 1 2 3 4 5; do resumes 'resumes at step 2' --once d run.stop_at=2; done
 run stopped 1 $slow --once d run.stop_at=2
 [ $? -eq 78 ] && grep -q '^step 2: 5 starts of this job came no further' "$work/stopped.log" ||
     say "a sixth start: $(tail -n 3 "$work/stopped.log")"
+resumes 'resumes at step 2' --once d:2 run.stop_at=2
 resumes 'resumes at step 2' --once e run.stop_at=3
 resumes 'resumes at step 3' --once d run.stop_at=3
 

@@ -2,7 +2,7 @@
 # How ranks begin: rank 0 warns where the ranks of a node do not follow each other; a node that has
 # lost a GPU is a failure, too few everywhere are wrong settings (a library in front of MPI makes
 # two nodes of one machine); a signal within MPI_Init saves after the first step; a run whose folder
-# a later start has claimed stops for good.
+# a later start has claimed stops for good, but not by one that is refused.
 . "$(dirname "$0")/runs.sh"
 make_tiny
 cat >"$work/front.c" <<'SOURCE'
@@ -25,7 +25,7 @@ int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
 }
 SOURCE
 mpicc -shared -fPIC "$work/front.c" -o "$work/front.so" || say "no library"
-export LD_PRELOAD="$PWD/$work/front.so"
+export LD_PRELOAD="$work/front.so"
 warning='warning: ranks of a node do not follow each other (2 is on the node of 0, 1 is not)'
 must blocks 4 run.stop_at=1
 ! grep -qF 'warning:' "$work/blocks.log" || say "blocks: $(cat "$work/blocks.log")"
@@ -50,6 +50,13 @@ few short 78 1 1
 unset LD_PRELOAD
 started first 2 stages.1.steps=100000 checkpoint.every=5
 wait_step first 6
+mpirun -np 1 $build/kintoun train configs/tiny.yaml "run.dir=$work/first" train.beta2=0.9 \
+    data.sources.0.path=$tiny/mixed data.sources.1.path=$tiny/images stages.1.steps=100000 \
+    checkpoint.every=5 >"$work/refused.log" 2>&1
+[ $? -eq 78 ] && grep -q train.beta2 "$work/refused.log" || say "$(cat "$work/refused.log")"
+here=$(losses first | tail -n 1)
+wait_step first $((${here%% *} + 12))
+kill -0 $pid || say "a refused start ended the run: $(tail -n 3 "$work/first.log")"
 echo 0123456789abcdef >"$work/first/checkpoints/.generation"
 wait $pid
 [ $? -eq 78 ] && grep -q 'a later start of this run has claimed it; this one stops' \

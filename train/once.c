@@ -14,16 +14,17 @@ static bool path_of(char path[PATH_BYTES_MAX], const char *run, Error *error) {
     return path_join(path, run, "checkpoints/.once", error);
 }
 
-// What is no such file is of another name.
+// A text that is not of this name leaves zeros.
 static void parse(Once *once, const char *text, const char *name) {
-    const size_t length = strlen(name);
+    const size_t length = strcspn(name, ":"), line = strcspn(text, "\n");
     int chosen = 0;
-    if (strncmp(text, name, length) != 0 || text[length] != '\n') return;
-    if (sscanf(text + length, "%d %" SCNd64 " %" SCNd64, &chosen, &once->step, &once->starts) !=
-        3) {
-        *once = (Once){0};
-    }
+    int64_t step, starts;
+    if (strncmp(text, name, length) != 0 || strcspn(text, ":\n") != length) return;
+    if (sscanf(text + line, "%d %" SCNd64 " %" SCNd64, &chosen, &step, &starts) != 3) return;
     once->chosen = chosen != 0;
+    if (line != strlen(name) || strncmp(text, name, line) != 0) return;
+    once->step = step;
+    once->starts = starts;
 }
 
 bool once_read(Once *once, const char *run, const char *name, Comm *world, Error *error) {

@@ -13,8 +13,9 @@ typedef struct {
     int64_t starts;  // and how many in a row went on from there.
 } Once;
 
-// What the launches under `name` (up to ONCE_NAME_MAX bytes in one line) have left in the run's
-// folder; zeros where the last one had another name, or `name` is NULL. Collective over `world`.
+// What the launches under `name` (NAME or NAME:TRY, up to ONCE_NAME_MAX bytes in one line) have
+// left in the run's folder; zeros where the last one had another NAME, or `name` is NULL. Starts of
+// another TRY do not count. Collective over `world`.
 bool once_read(Once *once, const char *run, const char *name, Comm *world, Error *error);
 
 // Notes that one more goes on from `step`, and whether it did what it was told for once. Nothing

@@ -23,13 +23,14 @@
 #include "train/validate.h"
 
 static const char *const HELP =
-    "kintoun train CONFIG [section.key=value ...] [--fresh] [--override KEY] [--once NAME]\n"
+    "kintoun train CONFIG [section.key=value ...] [--fresh] [--override KEY] [--once NAME[:TRY]]\n"
     "Trains as CONFIG says, alone or under mpirun or srun; resumes by itself from run.dir.\n"
     "  --fresh         set old checkpoints aside and start from step 0\n"
     "  --override KEY  let this setting of the recipe differ from the checkpoint's\n"
-    "  --once NAME     let --fresh and resume.step hold once for this NAME, so that a launcher\n"
+    "  --once NAME[:TRY]\n"
+    "                  let --fresh and resume.step hold once for this NAME, so that a launcher\n"
     "                  can repeat its command: later starts go on from the newest checkpoint,\n"
-    "                  but not a sixth time from the same one\n"
+    "                  but in one TRY not a sixth time from the same one\n"
     "  --settings      print every setting with range, default and meaning\n"
     "Exit codes: 0 done, 1 failed, 75 saved and wants to go on, 78 no use to start it again as it\n"
     "is: the settings are wrong, a later start has the run, or five starts came no further.\n"

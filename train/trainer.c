@@ -231,12 +231,9 @@ static int note_start(const Trainer *t, Once *once, const char *name, bool chose
     return EXIT_CONFIG;
 }
 
-int trainer_start(Trainer *t, const StartOptions *options) {
+// Behind the claim.
+static int start(Trainer *t, const StartOptions *options) {
     Error error;
-    if (!checkpoint_claim(t->config.run.dir, t->world, &t->generation, &error)) {
-        if (t->mesh.rank == 0) fprintf(stderr, "%s\n", error.text);
-        return EXIT_FAILED;
-    }
     Once once;
     if (!arrange_roll_call(t, &error) ||
         !once_read(&once, t->config.run.dir, options->once, t->world, &error)) {
@@ -278,6 +275,20 @@ int trainer_start(Trainer *t, const StartOptions *options) {
     if (exit_code != EXIT_DONE) return exit_code;
     const bool chosen = restore.fresh || restore.step >= 0;
     return note_start(t, &once, options->once, chosen);
+}
+
+int trainer_start(Trainer *t, const StartOptions *options) {
+    Error error;
+    const char *run = t->config.run.dir;
+    const bool first = t->mesh.rank == 0;
+    const uint64_t before = first ? checkpoint_generation(run) : 0;
+    if (!checkpoint_claim(run, t->world, &t->generation, &error)) {
+        if (first) fprintf(stderr, "%s\n", error.text);
+        return EXIT_FAILED;
+    }
+    const int exit_code = start(t, options);
+    if (exit_code != EXIT_DONE && first) checkpoint_unclaim(run, t->generation, before);
+    return exit_code;
 }
 
 bool trainer_load(Trainer *t, Error *error) {

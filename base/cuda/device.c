@@ -78,8 +78,9 @@ bool device_start(int local_rank, Error *error) {
                          self.properties.minor);
     }
     char bus[32];
-    if (status == cudaSuccess) status = cudaDeviceGetPCIBusId(bus, (int)sizeof(bus), number);
-    if (status == cudaSuccess) cores_stay_near("", bus);
+    if (cudaDeviceGetPCIBusId(bus, (int)sizeof(bus), number) == cudaSuccess) {
+        cores_stay_near("", bus);
+    }
     if (status == cudaSuccess) status = cudaSetDevice(number);
     if (status == cudaSuccess) status = cudaFree(NULL);  // Makes the context.
     if (status != cudaSuccess) {
