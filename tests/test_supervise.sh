@@ -69,7 +69,7 @@ PROGRAM
 cat >bin/ssh <<'PROGRAM'
 #!/bin/sh
 while [ "$1" = -o ]; do shift 2; done
-[ ! -e slow ] || sleep 2
+[ ! -e slow ] || { : >asked; sleep 2; }
 export host=$1
 shift
 [ -e gpus/$host ] || exit 255
@@ -147,7 +147,7 @@ queued() { # STATUS CALLS REQUEUES CODE...
     PATH=$PWD/bin:$PATH SLURM_JOB_ID=7 bash launch/train.sbatch configs/a.yaml b=c >log 2>&1
     got=$?
     [ $got -eq "$status" ] &&
-        [ "$(grep -c '^train configs/a.yaml b=c --once 7$' calls)" -eq "$calls" ] &&
+        [ "$(grep -c '^train configs/a.yaml b=c --once 7:0$' calls)" -eq "$calls" ] &&
         [ "$(grep -c '^requeue 7$' scontrol.calls)" -eq "$requeues" ] && return
     echo "train.sbatch, codes $*: status $got" && cat calls scontrol.calls log
     failed=1
@@ -169,7 +169,7 @@ rm -f mpirun.calls && : >slow
 # A signal while hosts are asked: nothing is started.
 PATH=$PWD/bin:$PATH sh launch/supervise --hosts hosts 4 configs/a.yaml >log 2>&1 &
 pid=$!
-sleep 1
+while [ ! -e asked ] && kill -0 $pid; do sleep 0.1; done
 kill -TERM $pid
 wait $pid
 got=$?

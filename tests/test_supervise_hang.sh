@@ -96,7 +96,7 @@ twice() {
     supervise 2 a.yaml
     soon [ -s starts ]
     kill -TERM $pid
-    sleep 0.5
+    soon grep -q saving log
     kill -TERM $pid
     ends 75 1 'saving at the next step'
     ! grep -q "$gone" log || { echo "$name: too late" && cat log; }
@@ -119,11 +119,19 @@ shift 5; exec "$@"'
 empty() {
     case_of empty '' "$stays" 'shift 5; exec "$@"'
     supervise --hosts hosts 2 a.yaml
-    ends 0 2 'mpirun has no rank left on a, but stays; ending it'
+    ends 0 2 'mpirun has no rank left on any host, but stays; ending it'
+}
+# Of many hosts one had ranks.
+lost() {
+    case_of lost '' "$stays" 'echo gpus 0; [ $5 = h7 ] || { echo ranks: none; exit; }
+echo x >>asked; [ $(wc -l <asked) -gt 2 ] && echo ranks: none || echo ranks: some'
+    seq -f h%g 12 >hosts
+    supervise --hosts hosts 2 a.yaml
+    ends 0 2 'mpirun has no rank left on h7, but stays; ending it'
 }
 
 cd "$(dirname "$0")/.." || exit 1
-for one in slow wedged stopped left stopping twice silent fewer empty; do
+for one in slow wedged stopped left stopping twice silent fewer empty lost; do
     $one >"$top/$one.said" 2>&1 &
 done
 wait
