@@ -67,6 +67,10 @@ static int import(const char *out, char *const inputs[], int count) {
             "of the first sample, with names below %d bytes\n",
             (long long)counts.left_out, counts.first_left_out, QUALITIES_MAX, QUALITY_NAME_MAX);
     }
+    if (counts.mended > 0) {
+        printf("%lld captions are not in UTF-8: '?' stands for what is not\n",
+               (long long)counts.mended);
+    }
     return info(out);
 }
 

@@ -32,7 +32,7 @@ typedef struct {
     int count;
     Array latent, text;
     json_t *facts;  // Of KEY.json, or NULL.
-    const Member *caption;
+    Member *caption;
 } Group;
 
 typedef struct {
@@ -188,7 +188,7 @@ static bool is_read(const char *extension) {
            has_ending(extension, "json") || has_ending(extension, "txt");
 }
 
-static bool read_member(Group *group, const Member *member, Import *import, Error *error) {
+static bool read_member(Group *group, Member *member, Import *import, Error *error) {
     static const char *const pickles[] = {"pt", "pth", "pkl", "pickle", "meta"};
     for (size_t i = 0; i < sizeof(pickles) / sizeof(pickles[0]); i++) {
         if (has_ending(member->extension, pickles[i])) {
@@ -269,13 +269,26 @@ static bool make_writer(Import *import, const Group *group, Error *error) {
     return import->writer != NULL;
 }
 
+// Training does not read captions: one in another encoding is no reason to stop.
+static void mend_caption(Import *import, Member *caption) {
+    int64_t at = 0, good;
+    bool mended = false;
+    while ((good = utf8_fault(caption->data + at, caption->bytes - at)) >= 0) {
+        at += good;
+        caption->data[at] = '?';
+        mended = true;
+    }
+    import->counts->mended += mended;
+}
+
 // The bytes of the caption, without the ends of lines behind it.
-static int64_t caption_of(const Group *group, const char **caption) {
+static int64_t caption_of(Import *import, const Group *group, const char **caption) {
     static const char *const keys[] = {"caption", "prompt", "text"};
     *caption = NULL;
     for (int i = 0; i < 3 && *caption == NULL; i++) *caption = words(group, keys[i]);
     int64_t bytes = *caption == NULL ? 0 : (int64_t)strlen(*caption);
     if (*caption == NULL && group->caption != NULL) {
+        mend_caption(import, group->caption);
         *caption = group->caption->data;
         bytes = group->caption->bytes;
     }
@@ -293,7 +306,7 @@ static bool write_sample(Import *import, const Group *group, const char *key, Er
     const int64_t *s = latent->shape;
     const int last = latent->dims - 1;
     const char *media = words(group, "media_type"), *caption;
-    const int64_t caption_bytes = caption_of(group, &caption);
+    const int64_t caption_bytes = caption_of(import, group, &caption);
     const int64_t frames = last == 3 ? s[1] : 1;
     const bool video = media == NULL ? frames > 1 : strcmp(media, "video") == 0;
     Sample sample = {

@@ -25,6 +25,7 @@ typedef struct {
     int64_t passed_over;  // Files of kinds that are not read.
     int64_t left_out;     // Numbers in the JSON that no quality holds, and the first one's name.
     char first_left_out[64];
+    int64_t mended;  // Captions with bytes that are no UTF-8: each is a '?' now.
 } ImportCounts;
 
 // Writes MDS zstd shards, index.json and catalogue.bin into `out`. False when there is any problem;

@@ -144,8 +144,8 @@ bool sample_write(MdsWriter *writer, const Sample *sample, Error *error) {
     }
     const int64_t fault = utf8_fault(sample->caption, sample->caption_bytes);
     if (fault >= 0) {
-        return error_set(error, "sample '%s': its caption is no UTF-8 at byte %lld; convert it",
-                         sample->id, (long long)fault);
+        return error_set(error, "sample '%s': its caption is no UTF-8 at byte %lld", sample->id,
+                         (long long)fault);
     }
     if (sample->medium == MEDIUM_IMAGE && s.F != 1) {
         return error_set(error, "sample '%s': an image of %d frames", sample->id, s.F);
