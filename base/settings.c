@@ -93,10 +93,6 @@ static void report(const Reader *r, int line, const char *format, ...) {
 }
 
 // `text` cut short, what cannot be printed as '?'.
-static bool is_control(uint32_t c) {
-    return c < ' ' || (c >= 0x7f && c < 0xa0);
-}
-
 static const char *shown(char out[64], const char *text) {
     const int64_t bytes = (int64_t)strlen(text);
     int64_t i = 0;
@@ -105,7 +101,7 @@ static const char *shown(char out[64], const char *text) {
         const int length = utf8_read(&c, text + i, bytes - i);
         const int step = length == 0 ? 1 : length;
         if (i + step > 60) break;
-        memcpy(out + i, length == 0 || is_control(c) ? "??" : text + i, (size_t)step);
+        memcpy(out + i, length == 0 || utf8_is_control(c) ? "??" : text + i, (size_t)step);
         i += step;
     }
     snprintf(out + i, (size_t)(64 - i), "%s", i == bytes ? "" : "...");

@@ -44,7 +44,7 @@ static void print_quoted(FILE *out, const char *text) {
         CHECK(length > 0, "a setting that is no UTF-8");
         if (c == '"' || c == '\\')
             fprintf(out, "\\%c", (char)c);
-        else if (c < ' ' || (c >= 0x7f && c < 0xa0))
+        else if (utf8_is_control(c))
             fprintf(out, "\\x%02" PRIX32, c);
         else if (c == 0x2028 || c == 0x2029 || c == 0xfeff || (c & 0xfffe) == 0xfffe)
             fprintf(out, "\\U%08" PRIX32, c);

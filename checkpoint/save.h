@@ -33,8 +33,7 @@ typedef struct {
     uint64_t generation;     // From checkpoint_claim.
     int64_t file_bytes_max;  // Where files are cut; 0: CHECKPOINT_FILE_BYTES.
     const char *config;      // Text of config.json of both transformer folders.
-    const char
-        *state;  // Text of state.json; an object with "version", "step", "recipe" (restore.h).
+    const char *state;       // Text of state.json: "version", "step" and "recipe" (restore.h).
     CheckpointShards shards;
 } CheckpointSave;
 
