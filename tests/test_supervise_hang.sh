@@ -8,14 +8,15 @@ trap 'rm -rf "$top"' EXIT
 export RETRY_SECONDS=1 # Looks every 5 seconds.
 
 # case_of NAME KINTOUN MPIRUN SSH: a folder of its own with these stand-ins. The program's and
-# mpirun's do nothing when they are started again; '' is the real mpirun.
+# mpirun's do nothing when they are started again; '' is the real mpirun. The stand-in for mpirun
+# ignores signals before it says that it has started, as the cases send them then.
 case_of() {
     name=$1
     mkdir -p "$top/$name/bin" && cp -r launch "$top/$name" && cd "$top/$name" || exit 1
     : >starts && echo a >hosts
     once='echo x >>starts; [ $(wc -l <starts) -eq 1 ] || exit 0'
     printf '#!/bin/sh\n%s\n%s\n' "$once" "$2" >kintoun
-    printf '#!/bin/sh\n%s\n%s\n' "$once" "$3" >bin/mpirun
+    printf '#!/bin/sh\ntrap "" TERM USR1\n%s\n%s\n' "$once" "$3" >bin/mpirun
     printf '#!/bin/sh\n%s\n' "$4" >bin/ssh
     chmod +x kintoun bin/*
     [ -n "$3" ] || rm bin/mpirun
@@ -45,7 +46,7 @@ soon() {
     echo "$name: never: $*"
 }
 
-stays='trap "" TERM USR1; while :; do sleep 0.2; done'
+stays='while :; do sleep 0.2; done'
 gone='mpirun has no rank left here, but stays; ending it'
 
 slow() {
