@@ -18,6 +18,7 @@
 #include "model/ops/flow.h"
 #include "model/ops/norm.h"
 #include "model/ops/pointwise.h"
+#include "parallel/tree.h"
 
 typedef struct {
     int64_t T, C, S, heads, D;
@@ -132,6 +133,18 @@ static void run_loss(const Buffers *b) {
               b->scratch, NULL);
 }
 
+// What FSDP does with the gradients of 8 packs.
+enum { LEAVES = 8 };
+
+static void run_tree(const Buffers *b) {
+    Tree tree = {.count = b->T * b->C / 4};
+    for (int i = 0; i < tree_buffers(LEAVES); i++) {
+        tree.buffer[i] = (float *)b->wide2 + i * tree.count;
+    }
+    tree_begin(&tree, LEAVES);
+    tree_push(&tree, b->wide, tree.count, NULL, LEAVES, REAL_TYPE, NULL);
+}
+
 // Seconds of one run, the best of `rounds` means over about 2 ms.
 static double best_seconds(void (*run)(const Buffers *), const Buffers *b, int64_t rounds) {
     double best = INFINITY;
@@ -213,6 +226,7 @@ int main(int argc, char **argv) {
         {"gate, residual", run_gate_forward, 3 * e},
         {"gate, residual: backward", run_gate_backward, 3 * e},
         {"residual", run_add, 3 * e},
+        {"tree over 8 leaves [T, C / 4]", run_tree, 2 * e + (double)(T * C)},
         {"flow loss [T, 64]", run_loss, (double)(T * 64) * (2 * (double)sizeof(real) + 4)},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {

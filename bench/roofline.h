@@ -1,16 +1,29 @@
-// What a step has to do at least: FLOPs and bytes by kind of op, from the recorded programs. Bytes
-// count every operand once: read what the op needs, write what it makes.
+// What a step has to do at least, by kind of op, from the recorded programs. Bytes count every
+// operand once: read what the op needs, write what it makes. Each call takes as long as its FLOPs
+// or its bytes, whichever is longer: a product of a few rows of modulation is bound by its weights.
 #ifndef BENCH_ROOFLINE_H
 #define BENCH_ROOFLINE_H
 
+#include <math.h>
 #include <string.h>
 
 #include "model/model.h"
 #include "model/ops/table.h"
 
 typedef struct {
-    double flops, bytes;
+    double flops, bytes, seconds;
 } Work;
+
+// Per second: of a plain product, of a plain copy.
+typedef struct {
+    double flops, bytes;
+} Rates;
+
+static inline void add_call(Work *work, double flops, double bytes, const Rates *rates) {
+    work->flops += flops;
+    work->bytes += bytes;
+    work->seconds += fmax(flops / rates->flops, bytes / rates->bytes);
+}
 
 static inline double value_bytes(const Program *p, const PackBind *bind, Value v) {
     if (v == NO_VALUE) return 0;
@@ -51,7 +64,7 @@ static inline double call_flops(const Program *p, const Call *call, const PackBi
 }
 
 static inline void add_backward(Work *work, const Program *p, const Call *call,
-                                const PackBind *bind) {
+                                const PackBind *bind, const Rates *rates) {
     const OpInfo *info = &op_table[call->op];
     if (!p->value[call->out[0]].gradient) return;
     const int c = (int)(call - p->call);
@@ -66,30 +79,31 @@ static inline void add_backward(Work *work, const Program *p, const Call *call,
         bytes += gradient_bytes(p, bind, call->out[i]);
     }
     // A parameter is read, its gradient written.
-    work->bytes += bytes + call_parameters(p, call) * 2 * (double)type_size(REAL_TYPE);
+    bytes += call_parameters(p, call) * 2 * (double)type_size(REAL_TYPE);
     const bool input = call->in[0] != NO_VALUE && p->value[call->in[0]].gradient;
-    work->flops += (input ? 2 : 1) * call_flops(p, call, bind);
+    add_call(work, (input ? 2 : 1) * call_flops(p, call, bind), bytes, rates);
 }
 
 // Adds one forward and one backward of the program, without recomputation, to work [OP_KINDS].
-static inline void add_work(Work *work, const Program *p, const PackBind *bind) {
+static inline void add_work(Work *work, const Program *p, const PackBind *bind,
+                            const Rates *rates) {
     for (int c = 0; c < p->calls; c++) {
         const Call *call = &p->call[c];
-        Work *w = &work[call->op];
-        for (int i = 0; i < call->inputs; i++) w->bytes += value_bytes(p, bind, call->in[i]);
-        for (int i = 0; i < call->outputs; i++) w->bytes += value_bytes(p, bind, call->out[i]);
-        w->bytes += call_parameters(p, call) * (double)type_size(REAL_TYPE);
-        w->flops += call_flops(p, call, bind);
-        add_backward(&work[call->op], p, call, bind);
+        double bytes = call_parameters(p, call) * (double)type_size(REAL_TYPE);
+        for (int i = 0; i < call->inputs; i++) bytes += value_bytes(p, bind, call->in[i]);
+        for (int i = 0; i < call->outputs; i++) bytes += value_bytes(p, bind, call->out[i]);
+        add_call(&work[call->op], call_flops(p, call, bind), bytes, rates);
+        add_backward(&work[call->op], p, call, bind, rates);
     }
 }
 
 // Of a whole model.
-static inline void model_work(Work work[OP_KINDS], const Model *model, const PackBind *bind) {
+static inline void model_work(Work work[OP_KINDS], const Model *model, const PackBind *bind,
+                              const Rates *rates) {
     memset(work, 0, OP_KINDS * sizeof(*work));
-    add_work(work, &model->stem, bind);
-    for (int64_t b = 0; b < model->config.layers; b++) add_work(work, &model->block, bind);
-    add_work(work, &model->head, bind);
+    add_work(work, &model->stem, bind, rates);
+    for (int64_t b = 0; b < model->config.layers; b++) add_work(work, &model->block, bind, rates);
+    add_work(work, &model->head, bind, rates);
 }
 
 #endif

@@ -4,8 +4,9 @@
 // 16 latent channels, patch 1 x 2 x 2, text as wide as the model, TEXT tokens per segment. gflops
 // are model FLOPs: three forwards, attention inside segments only. ceiling_gflops: a plain product
 // 2048 x WIDTH x 4 WIDTH in the same run (8192 rows on a GPU). The roofline is products at that
-// speed, attention as it runs, all else at the speed of a plain copy, all measured in this run.
-// "ops" has, for each kind of op, ms in a step with a clock around every op, GFLOP, MB moved at
+// speed (one of few rows at its bytes'), attention as it runs, all else at the speed of a plain
+// copy, all measured in this run.
+// "ops" has, for each kind of op, ms in a step with marks around every op, GFLOP, MB moved at
 // least, and the floor in ms. mfu: model FLOPs over PEAK TFLOP/s (989 is an H100's or H200's in
 // bf16); 0 without PEAK. issue_ms: until the host had started all of forward and backward; as long
 // as it is well below ms, a device does not wait for it.
@@ -140,21 +141,16 @@ static double model_flops(const Bench *b) {
     return 3 * flops;
 }
 
-// Milliseconds that work takes at least, at a product's FLOP/s and a copy's bytes per second.
-static double floor_ms(const Work *work, double product, double copy) {
-    return 1e3 * fmax(work->flops / product, work->bytes / copy);
-}
-
 static void print_ops(const Bench *b, double product, double copy, double step_ms) {
     Work work[OP_KINDS];
-    model_work(work, &b->model, &b->bind);
+    model_work(work, &b->model, &b->bind, &(Rates){product, copy});
     double roofline = 1e3 * OPTIMIZER_BYTES * (double)param_total(&b->model.params) / copy;
     printf(", \"copy_gb_per_s\": %.1f, \"ops\": {", 1e-9 * copy);
     const char *comma = "";
     for (int op = 0; op < OP_KINDS; op++) {
         if (b->op_seconds[op] == 0) continue;
         const double ms = 1e3 * b->op_seconds[op];
-        const double least = op == OP_ATTENTION ? ms : floor_ms(&work[op], product, copy);
+        const double least = op == OP_ATTENTION ? ms : 1e3 * work[op].seconds;
         roofline += least;
         printf("%s\"%s\": [%.3f, %.2f, %.2f, %.3f]", comma, op_table[op].name, ms,
                1e-9 * work[op].flops, 1e-6 * work[op].bytes, least);

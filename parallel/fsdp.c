@@ -47,7 +47,7 @@ struct Fsdp {
     int turn;         // Which leaf is, or was last, written.
     int leaf_unit;    // Whose leaf is being written, or NO_UNIT.
     void *receive;    // The leaves that came; the pieces of the replicas.
-    float *pack_sum;  // The leaves of one pack where its sequence group has several.
+    bool *pack_ends;  // [shards] Whether a leaf that came is the last of its pack.
     int64_t *send_offsets, *receive_offsets;  // [ranks + 1] In bytes.
     int packs;
     ExactSum *square_sum;       // Of the owned slices of the gradient, on the device.
@@ -93,7 +93,7 @@ static void lay_out(Fsdp *f) {
     if (mesh->shards > 1) receive = slice_max * mesh->shards * type_size(f->config.wire);
     if (mesh->replicas > 1) receive = max_i64(receive, pieces_max * FLOAT);
     f->receive = arena_take(arena, receive);
-    if (mesh->sequences > 1) f->pack_sum = arena_take(arena, slice_max * FLOAT);
+    float *const pack_sum = mesh->sequences > 1 ? arena_take(arena, slice_max * FLOAT) : NULL;
     f->bytes.exchange = arena->used - mark;
     mark = arena->used;
     const int buffers = tree_buffers(mesh_leaves(mesh, f->config.packs_max));
@@ -103,6 +103,7 @@ static void lay_out(Fsdp *f) {
         for (int i = 0; i < buffers; i++) {
             tree->buffer[i] = arena_take(arena, f->unit[u].piece * mesh->replicas * FLOAT);
         }
+        tree->buffer[buffers] = pack_sum;  // While leaves of one pack are added.
     }
     f->square_sum = arena_take(arena, sizeof(*f->square_sum));
     f->bytes.stack = arena->used - mark;
@@ -129,6 +130,7 @@ static Fsdp *shape(const ParamTable *table, const Mesh *mesh, const FsdpConfig *
     f->slot = allocate(f->slots, sizeof(*f->slot));
     f->leaf_unit = NO_UNIT;
     const int ranks = mesh->shards > mesh->replicas ? mesh->shards : mesh->replicas;
+    f->pack_ends = allocate(mesh->shards, sizeof(*f->pack_ends));
     f->send_offsets = allocate(ranks + 1, sizeof(*f->send_offsets));
     f->receive_offsets = allocate(ranks + 1, sizeof(*f->receive_offsets));
     for (int u = 0; u < f->units; u++) {
@@ -164,6 +166,7 @@ Fsdp *fsdp_create(const ParamTable *table, const Mesh *mesh, const FsdpConfig *c
 static void free_host(Fsdp *f) {
     free(f->unit);
     free(f->slot);
+    free(f->pack_ends);
     free(f->send_offsets);
     free(f->receive_offsets);
     free(f);
@@ -347,29 +350,18 @@ Gradient fsdp_leaf(Fsdp *f, int unit) {
 
 // Adds what the shard group sent for this rank's slice: the leaves of one pack one by one by
 // sequence index, then the packs in their order to the tree.
-static void add_leaves(Fsdp *f, Unit *unit, const char *received, int round) {
+static void add_leaves(Fsdp *f, Unit *unit, const void *received, int round) {
     const Mesh *mesh = f->mesh;
-    const Type wire = f->config.wire;
-    const int64_t count = unit->end - unit->begin;
-    int sequence_index = 0;
-    for (int i = 0; i < mesh->shards;) {
+    int leaves = 0, sequence_index = 0, last = -1;
+    for (int i = 0; i < mesh->shards; i++) {
         const int pack = mesh_pack_of(mesh, f->packs, round, i, &sequence_index);
-        const int first = i++;
-        while (i < mesh->shards &&
-               mesh_pack_of(mesh, f->packs, round, i, &sequence_index) == pack) {
-            i++;
-        }
         if (pack < 0) continue;
-        if (i - first == 1) {
-            tree_push(&unit->tree, received + f->receive_offsets[first], wire, f->exchanges);
-            continue;
-        }
-        vector_widen(f->pack_sum, received + f->receive_offsets[first], wire, count, f->exchanges);
-        for (int j = first + 1; j < i; j++) {
-            vector_add(f->pack_sum, received + f->receive_offsets[j], wire, count, f->exchanges);
-        }
-        tree_push(&unit->tree, f->pack_sum, TYPE_F32, f->exchanges);
+        if (leaves > 0) f->pack_ends[leaves - 1] = pack != last;
+        f->pack_ends[leaves++] = true;
+        last = pack;
     }
+    tree_push(&unit->tree, received, unit->end - unit->begin, f->pack_ends, leaves, f->config.wire,
+              f->exchanges);
 }
 
 // Every replica adds one piece of the slice, for all. What lies behind the slice travels, too, and

@@ -1,5 +1,7 @@
 #include "parallel/tree.h"
 
+#include <stddef.h>
+
 #include "base/die.h"
 #include "base/vector.h"
 
@@ -36,19 +38,28 @@ static int nodes_ending(int n, int i) {
     return nodes;
 }
 
-void tree_push(Tree *tree, const void *leaf, Type type, Stream stream) {
-    CHECK(tree->arrived < tree->leaves, "leaf %d of %d", tree->arrived, tree->leaves);
-    int merges = nodes_ending(tree->leaves, tree->arrived++);
-    if (merges == 0) {
-        vector_widen(tree->buffer[tree->pending++], leaf, type, tree->count, stream);
-        return;
+void tree_push(Tree *tree, const void *parts, int64_t stride, const bool *ends, int n, Type type,
+               Stream stream) {
+    uint8_t merges[VECTOR_SUMS];
+    bool begins = true;
+    for (int first = 0; first < n; first += VECTOR_SUMS) {
+        const int some = n - first < VECTOR_SUMS ? n - first : VECTOR_SUMS;
+        int height = tree->pending;
+        for (int i = 0; i < some; i++) {
+            merges[i] = begins ? 0 : 1;
+            begins = ends == NULL || ends[first + i];
+            if (begins) {
+                CHECK(tree->arrived < tree->leaves, "leaf %d of %d", tree->arrived, tree->leaves);
+                merges[i] += (uint8_t)nodes_ending(tree->leaves, tree->arrived++);
+            }
+            height += 1 - merges[i];
+        }
+        vector_sum_stack(tree->buffer, tree->pending,
+                         (const char *)parts + first * stride * type_size(type), stride, type,
+                         merges, some, tree->count, stream);
+        tree->pending = height;
     }
-    vector_add(tree->buffer[tree->pending - 1], leaf, type, tree->count, stream);
-    while (--merges > 0) {
-        tree->pending--;
-        vector_add(tree->buffer[tree->pending - 1], tree->buffer[tree->pending], TYPE_F32,
-                   tree->count, stream);
-    }
+    CHECK(begins, "leaf %d of %d does not end", tree->arrived, tree->leaves);
 }
 
 float *tree_sum(Tree *tree) {

@@ -14,7 +14,8 @@ enum { TREE_BUFFERS_MAX = 32 };
 
 typedef struct {
     int64_t count;                    // Elements of every leaf and buffer.
-    float *buffer[TREE_BUFFERS_MAX];  // The caller's memory, tree_buffers of them.
+    float *buffer[TREE_BUFFERS_MAX];  // The caller's memory, tree_buffers of them, and one more
+                                      // where leaves come in parts.
     int leaves;                       // n.
     int arrived;                      // Leaves so far.
     int pending;                      // Buffers that hold sums that wait for their other half.
@@ -26,8 +27,10 @@ int tree_buffers(int leaves);
 // Starts a sum over `leaves` leaves; count and buffer are set.
 void tree_begin(Tree *tree, int leaves);
 
-// The next leaf, [count] of `type`, is added.
-void tree_push(Tree *tree, const void *leaf, Type type, Stream stream);
+// Adds the next leaves, n parts in all: part i is [count] of `type` at parts + i * stride elements.
+// Parts up to one with ends[i] are one leaf, added one by one; ends NULL: every part is a leaf.
+void tree_push(Tree *tree, const void *parts, int64_t stride, const bool *ends, int n, Type type,
+               Stream stream);
 
 // The sum, once all leaves have arrived: buffer[0].
 float *tree_sum(Tree *tree);

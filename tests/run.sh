@@ -107,7 +107,8 @@ flock -n 9 || {
 }
 filter=$*
 rm -rf $results build/tmp && mkdir -p $results
-export UBSAN_OPTIONS=print_stacktrace=1
+# Threads that spin while they wait keep those of other ranks and tests from the cores.
+export UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive
 single=$results/single several=$results/several
 : >$single && : >$several
 builds_here="cpu-fp32 cpu-bf16 debug-cpu-fp32 emulator-fp32 emulator-bf16 debug-emulator-fp32 \

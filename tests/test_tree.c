@@ -23,13 +23,16 @@ static float tree_over(int begin, int n, int c) {
     return tree_over(begin, left, c) + tree_over(begin + left, n - left, c);
 }
 
-// Sums leaves [begin, begin + n) into `sum`, with no more than the promised buffers.
-static void stack_sum(float *sum, int begin, int n) {
+// Sums leaves [begin, begin + n) into `sum`, `run` at a time, with no more than the promised
+// buffers.
+static void stack_sum(float *sum, int begin, int n, int run) {
     Tree tree = {.count = COUNT};
     const int buffers = tree_buffers(n);
     for (int i = 0; i < buffers; i++) tree.buffer[i] = floats_new(COUNT);
     tree_begin(&tree, n);
-    for (int i = 0; i < n; i++) tree_push(&tree, leaves[begin + i], TYPE_F32, NULL);
+    for (int i = 0; i < n; i += run) {
+        tree_push(&tree, leaves[begin + i], COUNT, NULL, (int)min_i64(run, n - i), TYPE_F32, NULL);
+    }
     stream_wait(NULL);
     memcpy(sum, tree_sum(&tree), COUNT * sizeof(float));
     for (int i = 0; i < buffers; i++) device_free(tree.buffer[i]);
@@ -40,12 +43,14 @@ static void test_stack_is_the_tree(void **state) {
     float got[COUNT], want[COUNT], serial[COUNT] = {0};
     int differs = 0;
     for (int n = 1; n <= LEAVES_MAX; n++) {
-        stack_sum(got, 0, n);
         for (int c = 0; c < COUNT; c++) {
             want[c] = tree_over(0, n, c);
             serial[c] += leaves[n - 1][c];
         }
-        check_equal("sum", got, want, COUNT);
+        for (int run = 1; run <= n; run += 1 + run / 2) {
+            stack_sum(got, 0, n, run);
+            check_equal("sum", got, want, COUNT);
+        }
         differs += memcmp(serial, want, sizeof(want)) != 0;
     }
     check_that(differs > LEAVES_MAX / 2, "the order shows in %d of %d sums only", differs,
@@ -59,17 +64,64 @@ static void test_replicas_build_the_same_tree(void **state) {
     (void)state;
     for (int n = 1; n <= LEAVES_MAX; n++) {
         float want[COUNT], *pieces = floats_new(8 * COUNT);
-        stack_sum(want, 0, n);
+        stack_sum(want, 0, n, 1);
         for (int replicas = 1; replicas <= 8; replicas *= 2) {
             if (n % replicas != 0) continue;
             for (int g = 0; g < replicas; g++) {
-                stack_sum(pieces + g * COUNT, g * (n / replicas), n / replicas);
+                stack_sum(pieces + g * COUNT, g * (n / replicas), n / replicas, 3);
             }
             tree_add_pieces(pieces, COUNT, replicas, COUNT, NULL);
             check_equal("sum over replicas", pieces, want, COUNT);
         }
         device_free(pieces);
     }
+}
+
+// Parts of a leaf are added one by one first; leaves of 1, 2, 3, ... parts, in bf16, where rows are
+// multiples of 16 bytes and where they are not.
+static void test_leaves_in_parts(void **state) {
+    (void)state;
+    enum { PARTS = 55, LEAVES = 10, ROOM = 2600 };
+    uint16_t *const part = device_allocate_shared("parts", PARTS * ROOM * 2);
+    float x[ROOM];
+    for (int i = 0; i < PARTS; i++) {
+        rng_normal(x, ROOM, 8, RNG_TEST, (uint64_t)i, 0);
+        for (int c = 0; c < ROOM; c++) part[i * ROOM + c] = float_to_bf16(x[c]);
+    }
+    bool ends[PARTS] = {false};
+    for (int leaf = 0, i = 0; leaf < LEAVES; leaf++) ends[(i += leaf + 1) - 1] = true;
+    Tree tree = {0};
+    const int buffers = tree_buffers(LEAVES) + 1;
+    for (int i = 0; i < buffers; i++) tree.buffer[i] = floats_new(ROOM);
+    float(*const whole)[ROOM] = (float(*)[ROOM])floats_new(LEAVES * ROOM);
+    const int64_t strides[] = {ROOM, ROOM - 1};
+    for (int s = 0; s < 2; s++) {
+        const int64_t stride = tree.count = strides[s];
+        for (int leaf = 0, i = 0; leaf < LEAVES; leaf++) {
+            for (int c = 0; c < stride; c++) {
+                whole[leaf][c] = bf16_to_float(part[i * stride + c]);
+                for (int j = 1; j <= leaf; j++) {
+                    whole[leaf][c] += bf16_to_float(part[(i + j) * stride + c]);
+                }
+            }
+            i += leaf + 1;
+        }
+        tree_begin(&tree, LEAVES);
+        tree_push(&tree, part, stride, ends, 3, TYPE_BF16, NULL);
+        tree_push(&tree, part + 3 * stride, stride, ends + 3, PARTS - 3, TYPE_BF16, NULL);
+        stream_wait(NULL);
+        Tree leaf_tree = {.count = stride};
+        for (int i = 0; i < buffers - 1; i++) leaf_tree.buffer[i] = floats_new(ROOM);
+        tree_begin(&leaf_tree, LEAVES);
+        for (int i = 0; i < LEAVES; i++) {
+            tree_push(&leaf_tree, whole[i], 0, NULL, 1, TYPE_F32, NULL);
+        }
+        stream_wait(NULL);
+        check_equal("sum", tree_sum(&tree), tree_sum(&leaf_tree), stride);
+        for (int i = 0; i < buffers - 1; i++) device_free(leaf_tree.buffer[i]);
+    }
+    for (int i = 0; i < buffers; i++) device_free(tree.buffer[i]);
+    free_all(part, whole);
 }
 
 static void test_narrow_leaves(void **state) {
@@ -84,7 +136,7 @@ static void test_narrow_leaves(void **state) {
     tree.buffer[0] = buffer;
     for (int step = 0; step < 2; step++) {  // A tree serves step after step.
         tree_begin(&tree, 2);
-        for (int i = 0; i < 2; i++) tree_push(&tree, narrow + i * COUNT, TYPE_BF16, NULL);
+        tree_push(&tree, narrow, COUNT, NULL, 2, TYPE_BF16, NULL);
         check_equal("sum", tree_sum(&tree), want, COUNT);
     }
     free_all(buffer, narrow);
@@ -96,6 +148,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stack_is_the_tree),
         cmocka_unit_test(test_replicas_build_the_same_tree),
+        cmocka_unit_test(test_leaves_in_parts),
         cmocka_unit_test(test_narrow_leaves),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,45 @@ void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stre
     }
 }
 
+// sum[i] = x[at + i], or added to it where `adds`.
+static void take_tile(float *sum, bool adds, const void *x, Type type, int64_t at, int64_t count) {
+    const float *const wide = (const float *)x + (type == TYPE_F32 ? at : 0);
+    const uint16_t *const narrow = (const uint16_t *)x + (type == TYPE_F32 ? 0 : at);
+    if (type == TYPE_F32 && adds) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) sum[i] += wide[i];
+    } else if (type == TYPE_F32) {
+        memcpy(sum, wide, (size_t)count * sizeof(*sum));
+    } else if (adds) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) sum[i] += bf16_to_float(narrow[i]);
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) sum[i] = bf16_to_float(narrow[i]);
+    }
+}
+
+// The tiles of the sums stay in the cache while all vectors are added.
+void vector_sum_stack(float *const *sum, int depth, const void *x, int64_t stride, Type type,
+                      const uint8_t *merges, int n, int64_t count, Stream stream) {
+    (void)stream;
+    CHECK(n <= VECTOR_SUMS && depth <= VECTOR_SUMS, "%d vectors, %d sums", n, depth);
+    const int64_t tiles = div_up(count, BLOCK);
+#pragma omp parallel for schedule(static) if (n * count > SERIAL_MAX)
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t i = tile * BLOCK, size = min_i64(BLOCK, count - i);
+        int height = depth;
+        for (int v = 0; v < n; v++) {
+            if (merges[v] == 0) height++;
+            take_tile(sum[height - 1] + i, merges[v] > 0, x, type, v * stride + i, size);
+            for (int m = 1; m < merges[v]; m++) {
+                height--;
+                take_tile(sum[height - 1] + i, true, sum[height], TYPE_F32, i, size);
+            }
+        }
+    }
+}
+
 static void copy_band(const CopyBand *b) {
     if (b->row_bytes == 0) return;
     if (b->rows == 1) {  // One long row: let the threads share it.

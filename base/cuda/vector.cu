@@ -242,6 +242,103 @@ void vector_adamw(const AdamWState *state, const float *g, int64_t count, const 
     } while (first < edge_count);
 }
 
+// ---- ordered sums
+// The top of the stack is in registers, what lies below it in shared memory, a thread's own places;
+// what was there before stays in memory until it is merged. Reads every vector once and writes
+// every sum once.
+enum { SUMS_AHEAD = 8, SUMS_LEVEL = THREADS * GROUP };
+
+typedef struct {
+    float *sum[VECTOR_SUMS];
+    const void *x;
+    int64_t stride, count;
+    int n, depth;
+    bool aligned;
+    uint8_t merges[VECTOR_SUMS];
+} Sums;
+
+// Of N elements from i on; mine[level * SUMS_LEVEL] are this thread's.
+template <class In, int N>
+static __device__ __forceinline__ void sum_stack(const Sums *s, float *mine, int64_t i) {
+    float top[N] = {};
+    int held = 0, depth = s->depth;
+    for (int first = 0; first < s->n; first += SUMS_AHEAD) {
+        float x[SUMS_AHEAD][N];
+#pragma unroll
+        for (int k = 0; k < SUMS_AHEAD; k++) {
+            if (first + k < s->n) load<N>(x[k], (const In *)s->x + (first + k) * s->stride + i);
+        }
+#pragma unroll
+        for (int k = 0; k < SUMS_AHEAD; k++) {
+            if (first + k >= s->n) break;
+            if (held > 0) store<N>(mine + (held - 1) * SUMS_LEVEL, top);
+            for (int j = 0; j < N; j++) top[j] = x[k][j];
+            held++;
+#pragma unroll 1
+            for (int m = s->merges[first + k]; m > 0; m--) {
+                float lower[N];
+                if (held > 1) {
+                    load<N>(lower, mine + (--held - 1) * SUMS_LEVEL);
+                } else {
+                    load<N>(lower, s->sum[--depth] + i);
+                }
+                for (int j = 0; j < N; j++) top[j] += lower[j];
+            }
+        }
+    }
+    for (int level = 0; level < held - 1; level++) {
+        float sum[N];
+        load<N>(sum, mine + level * SUMS_LEVEL);
+        store<N>(s->sum[depth + level] + i, sum);
+    }
+    store<N>(s->sum[depth + held - 1] + i, top);
+}
+
+template <class In>
+static __global__ void __launch_bounds__(THREADS)
+    sum_stack_kernel(const __grid_constant__ Sums sums) {
+    static __shared__ float held[(VECTOR_SUMS_HELD - 1) * SUMS_LEVEL];
+    float *const mine = held + threadIdx.x * GROUP;
+    const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t step = (int64_t)gridDim.x * THREADS;
+    const int64_t groups = sums.aligned ? sums.count / GROUP : 0;
+    for (int64_t i = first; i < groups; i += step) sum_stack<In, GROUP>(&sums, mine, i * GROUP);
+    for (int64_t i = groups * GROUP + first; i < sums.count; i += step) {
+        sum_stack<In, 1>(&sums, mine, i);
+    }
+}
+
+void vector_sum_stack(float *const *sum, int depth, const void *x, int64_t stride, Type type,
+                      const uint8_t *merges, int n, int64_t count, Stream stream) {
+    CHECK(n <= VECTOR_SUMS && depth <= VECTOR_SUMS, "%d vectors, %d sums", n, depth);
+    if (n == 0 || count == 0) return;
+    Sums s = {};
+    s.x = x;
+    s.stride = stride, s.count = count;
+    s.n = n, s.depth = depth;
+    s.aligned = all_aligned_16(x, (const void *)(stride * type_size(type)));
+    int held = 0, most = 0, low = depth;
+    for (int i = 0; i < n; i++) {
+        s.merges[i] = merges[i];
+        held++;
+        most = held > most ? held : most;
+        for (int m = merges[i]; m > 0; m--) {
+            *(held > 1 ? &held : &low) -= 1;
+        }
+    }
+    CHECK(most <= VECTOR_SUMS_HELD && low >= 0, "%d sums at a time, from %d on", most, low);
+    for (int i = 0; i < low + held || i < depth; i++) {
+        s.sum[i] = sum[i];
+        if (i >= low) s.aligned = s.aligned && all_aligned_16(sum[i], NULL);
+    }
+    const int64_t work = s.aligned ? div_up(count, GROUP) : count;
+    if (type == TYPE_F32) {
+        LAUNCH(sum_stack_kernel<float>, grid_for(work), THREADS, 0, stream, s);
+    } else {
+        LAUNCH(sum_stack_kernel<uint16_t>, grid_for(work), THREADS, 0, stream, s);
+    }
+}
+
 // ---- bands
 typedef struct {
     char *out;
