@@ -85,4 +85,13 @@ resumes 'resumes at step 3' --once d run.stop_at=3
 run stopped 1 $slow train.beta2=0.9
 [ $? -eq 78 ] || say "another recipe was taken"
 grep -q 'train.beta2' "$work/stopped.log" || say "the difference was not named"
+run stopped 1 $slow parallel.reduce=bf16
+[ $? -eq 78 ] && grep -q '^wire = bf16: .* fp32; .* --override wire$' "$work/stopped.log" ||
+    say "another wire type: $(tail -n 3 "$work/stopped.log")"
+# Rows that only a checkpoint has may differ, too: stages that were taken out since.
+resumes 'resumes at step 3' parallel.reduce=bf16 run.stop_at=4 --override wire \
+    --override stages.7.lr
+run stopped 1 $slow --override stages.7.lx
+[ $? -eq 78 ] && grep -q 'stages.7.lx: no setting of that name' "$work/stopped.log" ||
+    say "an unknown setting: $(tail -n 3 "$work/stopped.log")"
 exit $failed

@@ -111,11 +111,22 @@ typedef struct {
     bool found;
 } KnownKey;
 
+// A checkpoint may have more rows than the settings: stages.7.lr is known where stages.0.lr is.
+static bool same_but_rows(const char *a, const char *b) {
+    while (*a != '\0' && *a == *b) {
+        const bool row = *a == '.';
+        a++, b++;
+        const size_t m = strspn(a, "0123456789"), n = strspn(b, "0123456789");
+        if (row && m > 0 && n > 0) a += m, b += n;
+    }
+    return *a == *b;
+}
+
 static void find_key(void *context, const char *key, const char *value, int flags) {
     (void)value;
     (void)flags;
     KnownKey *known = context;
-    if (strcmp(known->key, key) == 0) known->found = true;
+    if (same_but_rows(known->key, key)) known->found = true;
 }
 
 // Rank 0 reads the file; all parse the same text. False with all problems.
@@ -134,7 +145,7 @@ static bool read_config(Config *config, const Arguments *a, Comm *world, Problem
         config_parse(config, text, bytes, a->path, a->settings, a->setting_count, problems);
     free(text);
     for (int i = 0; i < a->options.override_count && ok; i++) {
-        KnownKey known = {.key = a->overrides[i]};
+        KnownKey known = {.key = a->overrides[i], .found = config_is_resolved(a->overrides[i])};
         settings_each(config_table, config, find_key, &known);
         if (known.found) continue;
         problems_add(problems, "command line: --override %s: no setting of that name",
