@@ -132,8 +132,8 @@ static void test_errors(void **state) {
     check_that(metrics_close(NULL, NULL), "closing nothing is fine");
 }
 
-// Writes 600 steps in three stages that fall with noise.
-static void write_curve(const char *path) {
+// Writes 600 steps in three stages that fall with noise; the loss of step 450 is times `spike`.
+static void write_curve(const char *path, double spike) {
     static const char *const stages[] = {"images", "images and videos", "higher resolution"};
     Error error;
     Metrics *metrics = metrics_open(path, -1, &error);
@@ -145,8 +145,8 @@ static void write_curve(const char *path) {
         if (step % 100 == 0) {  // Passed over: not finite.
             metrics_number(metrics, "loss", NAN);
         } else {
-            metrics_number(metrics, "loss",
-                           0.4 + 1.6 * exp(-(double)step / 80.0) + 0.15 * stage + 0.2 * noise);
+            const double loss = 0.4 + 1.6 * exp(-(double)step / 80.0) + 0.15 * stage + 0.2 * noise;
+            metrics_number(metrics, "loss", step == 450 ? spike * loss : loss);
         }
         metrics_text(metrics, "stage", stages[stage]);
         metrics_end(metrics, &error);
@@ -154,18 +154,22 @@ static void write_curve(const char *path) {
     check_that(metrics_close(metrics, &error), "%s", error.text);
 }
 
-// Pixels of exactly this colour.
-static int count_colour(const char *path, uint8_t r, uint8_t g, uint8_t b) {
+// Pixels of exactly this colour; their mean row in *row, unless NULL.
+static int count_colour(const char *path, uint8_t r, uint8_t g, uint8_t b, double *row) {
     png_image image = {.version = PNG_IMAGE_VERSION};
     check_that(png_image_begin_read_from_file(&image, path), "%s", image.message);
     image.format = PNG_FORMAT_RGB;
     uint8_t *pixels = malloc(PNG_IMAGE_SIZE(image));
     check_that(png_image_finish_read(&image, NULL, pixels, 0, NULL), "%s", image.message);
     int count = 0;
+    double rows = 0;
     for (size_t i = 0; i < PNG_IMAGE_SIZE(image); i += 3) {
-        count += pixels[i] == r && pixels[i + 1] == g && pixels[i + 2] == b;
+        if (pixels[i] != r || pixels[i + 1] != g || pixels[i + 2] != b) continue;
+        count++;
+        rows += (double)(i / 3 / image.width);
     }
     free(pixels);
+    if (row != NULL) *row = rows / count;
     return count;
 }
 
@@ -173,11 +177,17 @@ static void test_curve(void **state) {
     (void)state;
     Error error;
     char path[512], png[512];
-    write_curve(check_path(path, "curve.jsonl"));
+    double row = 0, row_with_spike = 0;
+    write_curve(check_path(path, "curve.jsonl"), 1.0);
     check_that(curve_write(check_path(png, "curve.png"), path, "loss", &error), "%s", error.text);
-    check_that(count_colour(png, 31, 83, 160) > 1000, "no running mean");
-    check_that(count_colour(png, 174, 199, 232) > 1000, "no single values");
-    check_that(count_colour(png, 200, 120, 40) > 2 * 392, "stages are not marked");
+    check_that(count_colour(png, 31, 83, 160, &row) > 1000, "no running mean");
+    check_that(count_colour(png, 174, 199, 232, NULL) > 1000, "no single values");
+    check_that(count_colour(png, 200, 120, 40, NULL) > 2 * 392, "stages are not marked");
+    write_curve(path, 1e3);
+    check_that(curve_write(png, path, "loss", &error), "%s", error.text);
+    count_colour(png, 31, 83, 160, &row_with_spike);
+    check_that(fabs(row_with_spike - row) < 10, "mean row %g, with one spike %g", row,
+               row_with_spike);
     // One value, and values that are all the same; a last line that is being written.
     write_file(path, "{\"step\": 5, \"loss\": 2, \"stage\": 1}\n{\"st");
     check_that(curve_write(png, path, "loss", &error), "%s", error.text);
@@ -210,7 +220,7 @@ static void test_curve_errors(void **state) {
     write_file(path, "{\"step\": 1, \"loss\": 1e308}\n{\"step\": 3, \"loss\": -1e308}\n");
     check_that(!curve_write(png, path, "loss", &error), "values beyond all");
     check_that(!path_exists(png), "a picture of nothing");
-    write_curve(check_path(path, "good.jsonl"));
+    write_curve(check_path(path, "good.jsonl"), 1.0);
     check_that(!curve_write(check_path(png, "missing/a.png"), path, "loss", &error), "no folder");
 }
 

@@ -163,14 +163,32 @@ static bool same_stage(const Point *a, const Point *b) {
     return strcmp(a->stage, b->stage) == 0;
 }
 
+// sums[i] = the sum of the values before i; one above three times the median of its hundredth of
+// the run counts as that, so that a lone spike does not hide what the others do.
+static void sum_values(double *sums, const Series *series) {
+    const int64_t n = series->count, part = max_i64(n / 100, 1);
+    double *sorted = malloc((size_t)part * sizeof(double));
+    CHECK(sorted != NULL, "no memory for %" PRId64 " values", part);
+    sums[0] = 0.0;
+    for (int64_t begin = 0; begin < n; begin += part) {
+        const int64_t count = min_i64(part, n - begin);
+        for (int64_t i = 0; i < count; i++) sorted[i] = series->points[begin + i].value;
+        qsort(sorted, (size_t)count, sizeof(double), compare_doubles);
+        const double median = sorted[count / 2], most = median > 0.0 ? 3.0 * median : INFINITY;
+        for (int64_t i = begin; i < begin + count; i++) {
+            sums[i + 1] = sums[i] + fmin(series->points[i].value, most);
+        }
+    }
+    free(sorted);
+}
+
 // The mean of a fiftieth of the run around each point, as far as it lies in the point's stage.
 static void running_mean(double *smooth, const Series *series) {
     const Point *points = series->points;
     const int64_t reach = series->count / 100;
     double *sums = malloc((size_t)(series->count + 1) * sizeof(double));
     CHECK(sums != NULL, "no memory for %" PRId64 " values", series->count);
-    sums[0] = 0.0;
-    for (int64_t i = 0; i < series->count; i++) sums[i + 1] = sums[i] + points[i].value;
+    sum_values(sums, series);
     for (int64_t begin = 0, end; begin < series->count; begin = end) {
         for (end = begin + 1; end < series->count && same_stage(&points[begin], &points[end]);)
             end++;

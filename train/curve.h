@@ -1,5 +1,6 @@
-// A run's loss curve as a picture, from its metrics.jsonl: each value faint, a running mean strong,
-// stages parted by lines with their names, axes with numbers.
+// A run's loss curve as a picture, from its metrics.jsonl: each value faint, a running mean strong
+// (a spike counts in it as three times what is usual around it), stages parted by lines with their
+// names, axes with numbers.
 #ifndef TRAIN_CURVE_H
 #define TRAIN_CURVE_H
 
