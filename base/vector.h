@@ -18,16 +18,22 @@ void vector_widen(float *out, const void *x, Type type, int64_t count, Stream st
 // sum[i] += x[i], where x has elements of `type`.
 void vector_add(float *sum, const void *x, Type type, int64_t count, Stream stream);
 
-// Ordered sums in one pass. One after the other, vector i of n goes on top of a stack, [count] at
-// x + i * stride elements of `type`; then, merges[i] times, the upper two of the stack give way to
-// their sum in fp32. sum[0] to sum[depth - 1] are what the stack holds before, sum[0] and so on
-// what it holds behind. Between them it grows over a vector that merges with nothing, and sum has a
-// place for each height that it reaches so; what lies there above the end is lost. At most
-// VECTOR_SUMS vectors and places, and VECTOR_SUMS_HELD sums of these vectors at a time, which is
-// what a tree over them needs.
-enum { VECTOR_SUMS = 32, VECTOR_SUMS_HELD = 6 };
-void vector_sum_stack(float *const *sum, int depth, const void *x, int64_t stride, Type type,
-                      const uint8_t *merges, int n, int64_t count, Stream stream);
+// Vectors of one length: i of n is at x + i * stride elements of `type`.
+typedef struct {
+    const void *x;
+    int64_t stride;
+    Type type;
+    int n;
+} Vectors;
+
+// Ordered sums in one pass over memory. One after the other, vectors [count] go on top of a stack;
+// behind each, merges[i] times, the upper two of the stack give way to their sum in fp32. Before,
+// the stack holds sum[0] to sum[depth - 1]; returns how many from sum[0] on it holds in the end.
+// `sum` needs a place for every vector that is not merged at once: what is above the end has no
+// meaning any more. At most VECTOR_SUMS places; nothing overlaps; n may be 0.
+enum { VECTOR_SUMS = 32 };
+int vector_sum_stack(float *const *sum, int depth, const Vectors *v, const uint8_t *merges,
+                     int64_t count, Stream stream);
 
 // Rows of `row_bytes` from one place to another; the strides are the bytes from row to row.
 typedef struct {

@@ -142,7 +142,7 @@ static void run_tree(const Buffers *b) {
         tree.buffer[i] = (float *)b->wide2 + i * tree.count;
     }
     tree_begin(&tree, LEAVES);
-    tree_push(&tree, b->wide, tree.count, NULL, LEAVES, REAL_TYPE, NULL);
+    tree_push(&tree, &(Vectors){b->wide, tree.count, REAL_TYPE, LEAVES}, NULL, NULL);
 }
 
 // Seconds of one run, the best of `rounds` means over about 2 ms.

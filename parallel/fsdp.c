@@ -352,16 +352,16 @@ Gradient fsdp_leaf(Fsdp *f, int unit) {
 // sequence index, then the packs in their order to the tree.
 static void add_leaves(Fsdp *f, Unit *unit, const void *received, int round) {
     const Mesh *mesh = f->mesh;
-    int leaves = 0, sequence_index = 0, last = -1;
+    int parts = 0, sequence_index = 0, last = -1;
     for (int i = 0; i < mesh->shards; i++) {
         const int pack = mesh_pack_of(mesh, f->packs, round, i, &sequence_index);
         if (pack < 0) continue;
-        if (leaves > 0) f->pack_ends[leaves - 1] = pack != last;
-        f->pack_ends[leaves++] = true;
+        if (parts > 0) f->pack_ends[parts - 1] = pack != last;
+        f->pack_ends[parts++] = true;
         last = pack;
     }
-    tree_push(&unit->tree, received, unit->end - unit->begin, f->pack_ends, leaves, f->config.wire,
-              f->exchanges);
+    const Vectors v = {received, unit->end - unit->begin, f->config.wire, parts};
+    tree_push(&unit->tree, &v, f->pack_ends, f->exchanges);
 }
 
 // Every replica adds one piece of the slice, for all. What lies behind the slice travels, too, and

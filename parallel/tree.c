@@ -3,7 +3,6 @@
 #include <stddef.h>
 
 #include "base/die.h"
-#include "base/vector.h"
 
 // A right half of one leaf is added to its left half where that lies, and needs no buffer of its
 // own.
@@ -38,26 +37,23 @@ static int nodes_ending(int n, int i) {
     return nodes;
 }
 
-void tree_push(Tree *tree, const void *parts, int64_t stride, const bool *ends, int n, Type type,
-               Stream stream) {
-    uint8_t merges[VECTOR_SUMS];
+void tree_push(Tree *tree, const Vectors *parts, const bool *ends, Stream stream) {
+    enum { RUN = 64 };
+    uint8_t merges[RUN];
     bool begins = true;
-    for (int first = 0; first < n; first += VECTOR_SUMS) {
-        const int some = n - first < VECTOR_SUMS ? n - first : VECTOR_SUMS;
-        int height = tree->pending;
-        for (int i = 0; i < some; i++) {
+    for (int first = 0; first < parts->n; first += RUN) {
+        Vectors run = *parts;
+        run.x = (const char *)parts->x + first * parts->stride * type_size(parts->type);
+        run.n = parts->n - first < RUN ? parts->n - first : RUN;
+        for (int i = 0; i < run.n; i++) {
             merges[i] = begins ? 0 : 1;
             begins = ends == NULL || ends[first + i];
-            if (begins) {
-                CHECK(tree->arrived < tree->leaves, "leaf %d of %d", tree->arrived, tree->leaves);
-                merges[i] += (uint8_t)nodes_ending(tree->leaves, tree->arrived++);
-            }
-            height += 1 - merges[i];
+            if (!begins) continue;
+            CHECK(tree->arrived < tree->leaves, "leaf %d of %d", tree->arrived, tree->leaves);
+            merges[i] += (uint8_t)nodes_ending(tree->leaves, tree->arrived++);
         }
-        vector_sum_stack(tree->buffer, tree->pending,
-                         (const char *)parts + first * stride * type_size(type), stride, type,
-                         merges, some, tree->count, stream);
-        tree->pending = height;
+        tree->pending =
+            vector_sum_stack(tree->buffer, tree->pending, &run, merges, tree->count, stream);
     }
     CHECK(begins, "leaf %d of %d does not end", tree->arrived, tree->leaves);
 }

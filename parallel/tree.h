@@ -7,8 +7,7 @@
 #ifndef PARALLEL_TREE_H
 #define PARALLEL_TREE_H
 
-#include "base/device.h"
-#include "base/real.h"
+#include "base/vector.h"
 
 enum { TREE_BUFFERS_MAX = 32 };
 
@@ -27,10 +26,9 @@ int tree_buffers(int leaves);
 // Starts a sum over `leaves` leaves; count and buffer are set.
 void tree_begin(Tree *tree, int leaves);
 
-// Adds the next leaves, n parts in all: part i is [count] of `type` at parts + i * stride elements.
-// Parts up to one with ends[i] are one leaf, added one by one; ends NULL: every part is a leaf.
-void tree_push(Tree *tree, const void *parts, int64_t stride, const bool *ends, int n, Type type,
-               Stream stream);
+// Adds the next leaves, none to all; parts are [count]. Parts up to one with ends[i] are one leaf,
+// whole in this call, and are added one by one; ends NULL: every part is a leaf.
+void tree_push(Tree *tree, const Vectors *parts, const bool *ends, Stream stream);
 
 // The sum, once all leaves have arrived: buffer[0].
 float *tree_sum(Tree *tree);

@@ -31,7 +31,8 @@ static void stack_sum(float *sum, int begin, int n, int run) {
     for (int i = 0; i < buffers; i++) tree.buffer[i] = floats_new(COUNT);
     tree_begin(&tree, n);
     for (int i = 0; i < n; i += run) {
-        tree_push(&tree, leaves[begin + i], COUNT, NULL, (int)min_i64(run, n - i), TYPE_F32, NULL);
+        const Vectors v = {leaves[begin + i], COUNT, TYPE_F32, (int)min_i64(run, n - i)};
+        tree_push(&tree, &v, NULL, NULL);
     }
     stream_wait(NULL);
     memcpy(sum, tree_sum(&tree), COUNT * sizeof(float));
@@ -77,6 +78,30 @@ static void test_replicas_build_the_same_tree(void **state) {
     }
 }
 
+// A stack higher than any tree's, and then one sum: 20 vectors wait before the last of them merges
+// with all; the uppermost are added first.
+static void test_high_stack(void **state) {
+    (void)state;
+    enum { VECTORS = 20, LENGTH = 64 };
+    float *const x = floats_new((VECTORS + 1) * LENGTH), *sum[VECTORS + 1], want[LENGTH];
+    rng_normal(x, (VECTORS + 1) * LENGTH, 9, RNG_TEST, 0, 0);
+    for (int i = 0; i <= VECTORS; i++) sum[i] = floats_new(LENGTH);
+    memcpy(sum[0], x + VECTORS * LENGTH, sizeof(want));  // There before.
+    for (int c = 0; c < LENGTH; c++) {
+        want[c] = x[(VECTORS - 1) * LENGTH + c];
+        for (int i = VECTORS - 2; i >= 0; i--) want[c] += x[i * LENGTH + c];
+        want[c] += x[VECTORS * LENGTH + c];
+    }
+    const uint8_t merges[VECTORS] = {[VECTORS - 1] = VECTORS};
+    const Vectors v = {x, LENGTH, TYPE_F32, VECTORS};
+    const int height = vector_sum_stack(sum, 1, &v, merges, LENGTH, NULL);
+    stream_wait(NULL);
+    check_that(height == 1, "%d sums are left", height);
+    check_equal("sum", sum[0], want, LENGTH);
+    for (int i = 0; i <= VECTORS; i++) device_free(sum[i]);
+    device_free(x);
+}
+
 // Parts of a leaf are added one by one first; leaves of 1, 2, 3, ... parts, in bf16, where rows are
 // multiples of 16 bytes and where they are not.
 static void test_leaves_in_parts(void **state) {
@@ -107,14 +132,16 @@ static void test_leaves_in_parts(void **state) {
             i += leaf + 1;
         }
         tree_begin(&tree, LEAVES);
-        tree_push(&tree, part, stride, ends, 3, TYPE_BF16, NULL);
-        tree_push(&tree, part + 3 * stride, stride, ends + 3, PARTS - 3, TYPE_BF16, NULL);
+        tree_push(&tree, &(Vectors){part, stride, TYPE_BF16, 3}, ends, NULL);
+        tree_push(&tree, &(Vectors){part, stride, TYPE_BF16, 0}, ends, NULL);
+        tree_push(&tree, &(Vectors){part + 3 * stride, stride, TYPE_BF16, PARTS - 3}, ends + 3,
+                  NULL);
         stream_wait(NULL);
         Tree leaf_tree = {.count = stride};
         for (int i = 0; i < buffers - 1; i++) leaf_tree.buffer[i] = floats_new(ROOM);
         tree_begin(&leaf_tree, LEAVES);
         for (int i = 0; i < LEAVES; i++) {
-            tree_push(&leaf_tree, whole[i], 0, NULL, 1, TYPE_F32, NULL);
+            tree_push(&leaf_tree, &(Vectors){whole[i], 0, TYPE_F32, 1}, NULL, NULL);
         }
         stream_wait(NULL);
         check_equal("sum", tree_sum(&tree), tree_sum(&leaf_tree), stride);
@@ -136,7 +163,7 @@ static void test_narrow_leaves(void **state) {
     tree.buffer[0] = buffer;
     for (int step = 0; step < 2; step++) {  // A tree serves step after step.
         tree_begin(&tree, 2);
-        tree_push(&tree, narrow, COUNT, NULL, 2, TYPE_BF16, NULL);
+        tree_push(&tree, &(Vectors){narrow, COUNT, TYPE_BF16, 2}, NULL, NULL);
         check_equal("sum", tree_sum(&tree), want, COUNT);
     }
     free_all(buffer, narrow);
@@ -148,6 +175,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stack_is_the_tree),
         cmocka_unit_test(test_replicas_build_the_same_tree),
+        cmocka_unit_test(test_high_stack),
         cmocka_unit_test(test_leaves_in_parts),
         cmocka_unit_test(test_narrow_leaves),
     };

@@ -341,7 +341,8 @@ static void test_casts(void **state) {
     vector_add(sum, x, TYPE_F32, N, NULL);
     vector_add(w->few[1], w->few[0], TYPE_F32, few, NULL);
     check_float_rows(w, "sum", sum, C, w->few[1]);
-    vector_sum_stack(&sum, 1, w->half, N, TYPE_BF16, (const uint8_t[]){1}, 1, N, NULL);
+    const Vectors half = {w->half, N, TYPE_BF16, 1};
+    vector_sum_stack(&sum, 1, &half, (const uint8_t[]){1}, N, NULL);
     vector_add(w->few[1], w->few[3], TYPE_BF16, few, NULL);
     check_float_rows(w, "ordered sum", sum, C, w->few[1]);
     blank(w, 2);

@@ -11,6 +11,7 @@ enum {
     SERIAL_MAX = 1 << 15,  // Elements below which starting the threads costs more than the work.
     BLOCK = 1024,          // Elements of one double in the sum of squares.
     LANES = 16,            // Partial sums of a block.
+    TILE = 1024,           // Elements that ordered sums add at a time.
 };
 
 void vector_round(void *out, Type type, const float *x, int64_t count, Stream stream) {
@@ -66,24 +67,29 @@ static void take_tile(float *sum, bool adds, const void *x, Type type, int64_t a
 }
 
 // The tiles of the sums stay in the cache while all vectors are added.
-void vector_sum_stack(float *const *sum, int depth, const void *x, int64_t stride, Type type,
-                      const uint8_t *merges, int n, int64_t count, Stream stream) {
+int vector_sum_stack(float *const *sum, int depth, const Vectors *v, const uint8_t *merges,
+                     int64_t count, Stream stream) {
     (void)stream;
-    CHECK(n <= VECTOR_SUMS && depth <= VECTOR_SUMS, "%d vectors, %d sums", n, depth);
-    const int64_t tiles = div_up(count, BLOCK);
-#pragma omp parallel for schedule(static) if (n * count > SERIAL_MAX)
+    int end = depth;
+    for (int i = 0; i < v->n; i++) {
+        end += 1 - merges[i];
+        CHECK(end >= 1 && end <= VECTOR_SUMS, "%d sums behind vector %d", end, i);
+    }
+    const int64_t tiles = div_up(count, TILE);
+#pragma omp parallel for schedule(static) if (v->n * count > SERIAL_MAX)
     for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t i = tile * BLOCK, size = min_i64(BLOCK, count - i);
+        const int64_t at = tile * TILE, size = min_i64(TILE, count - at);
         int height = depth;
-        for (int v = 0; v < n; v++) {
-            if (merges[v] == 0) height++;
-            take_tile(sum[height - 1] + i, merges[v] > 0, x, type, v * stride + i, size);
-            for (int m = 1; m < merges[v]; m++) {
+        for (int i = 0; i < v->n; i++) {
+            if (merges[i] == 0) height++;
+            take_tile(sum[height - 1] + at, merges[i] > 0, v->x, v->type, i * v->stride + at, size);
+            for (int m = 1; m < merges[i]; m++) {
                 height--;
-                take_tile(sum[height - 1] + i, true, sum[height], TYPE_F32, i, size);
+                take_tile(sum[height - 1] + at, true, sum[height], TYPE_F32, at, size);
             }
         }
     }
+    return end;
 }
 
 static void copy_band(const CopyBand *b) {

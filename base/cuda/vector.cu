@@ -245,8 +245,8 @@ void vector_adamw(const AdamWState *state, const float *g, int64_t count, const 
 // ---- ordered sums
 // The top of the stack is in registers, what lies below it in shared memory, a thread's own places;
 // what was there before stays in memory until it is merged. Reads every vector once and writes
-// every sum once.
-enum { SUMS_AHEAD = 8, SUMS_LEVEL = THREADS * GROUP };
+// every sum once. A launch takes as many vectors as find room; a tree over 32 of them does.
+enum { SUMS_VECTORS = 32, SUMS_HELD = 6, SUMS_AHEAD = 8, SUMS_LEVEL = THREADS * GROUP };
 
 typedef struct {
     float *sum[VECTOR_SUMS];
@@ -254,7 +254,7 @@ typedef struct {
     int64_t stride, count;
     int n, depth;
     bool aligned;
-    uint8_t merges[VECTOR_SUMS];
+    uint8_t merges[SUMS_VECTORS];
 } Sums;
 
 // Of N elements from i on; mine[level * SUMS_LEVEL] are this thread's.
@@ -297,7 +297,7 @@ static __device__ __forceinline__ void sum_stack(const Sums *s, float *mine, int
 template <class In>
 static __global__ void __launch_bounds__(THREADS)
     sum_stack_kernel(const __grid_constant__ Sums sums) {
-    static __shared__ float held[(VECTOR_SUMS_HELD - 1) * SUMS_LEVEL];
+    static __shared__ __align__(16) float held[(SUMS_HELD - 1) * SUMS_LEVEL];
     float *const mine = held + threadIdx.x * GROUP;
     const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t step = (int64_t)gridDim.x * THREADS;
@@ -308,35 +308,40 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-void vector_sum_stack(float *const *sum, int depth, const void *x, int64_t stride, Type type,
-                      const uint8_t *merges, int n, int64_t count, Stream stream) {
-    CHECK(n <= VECTOR_SUMS && depth <= VECTOR_SUMS, "%d vectors, %d sums", n, depth);
-    if (n == 0 || count == 0) return;
-    Sums s = {};
-    s.x = x;
-    s.stride = stride, s.count = count;
-    s.n = n, s.depth = depth;
-    s.aligned = all_aligned_16(x, (const void *)(stride * type_size(type)));
-    int held = 0, most = 0, low = depth;
-    for (int i = 0; i < n; i++) {
-        s.merges[i] = merges[i];
-        held++;
-        most = held > most ? held : most;
-        for (int m = merges[i]; m > 0; m--) {
-            *(held > 1 ? &held : &low) -= 1;
+int vector_sum_stack(float *const *sum, int depth, const Vectors *v, const uint8_t *merges,
+                     int64_t count, Stream stream) {
+    for (int first = 0, next = 0; first < v->n; first = next) {
+        Sums s = {};
+        s.x = (const char *)v->x + first * v->stride * type_size(v->type);
+        s.stride = v->stride, s.count = count;
+        s.depth = depth;
+        int held = 0, low = depth;  // Of the launch's own sums; of those before it that stay.
+        for (; next < v->n && s.n < SUMS_VECTORS && held < SUMS_HELD; next++) {
+            held++;
+            for (int m = merges[next]; m > 0; m--) {
+                if (held > 1) {
+                    held--;
+                } else {
+                    low--;
+                }
+            }
+            s.merges[s.n++] = merges[next];
+            depth = low + held;
+            CHECK(low >= 0 && depth <= VECTOR_SUMS, "%d sums behind vector %d", depth, next);
+        }
+        s.aligned = all_aligned_16(s.x, (const void *)(v->stride * type_size(v->type)));
+        for (int i = low; i < s.depth || i < depth; i++) {
+            s.sum[i] = sum[i];
+            s.aligned = s.aligned && all_aligned_16(sum[i], NULL);
+        }
+        const unsigned grid = grid_for(s.aligned ? div_up(count, GROUP) : count);
+        if (v->type == TYPE_F32) {
+            LAUNCH(sum_stack_kernel<float>, grid, THREADS, 0, stream, s);
+        } else {
+            LAUNCH(sum_stack_kernel<uint16_t>, grid, THREADS, 0, stream, s);
         }
     }
-    CHECK(most <= VECTOR_SUMS_HELD && low >= 0, "%d sums at a time, from %d on", most, low);
-    for (int i = 0; i < low + held || i < depth; i++) {
-        s.sum[i] = sum[i];
-        if (i >= low) s.aligned = s.aligned && all_aligned_16(sum[i], NULL);
-    }
-    const int64_t work = s.aligned ? div_up(count, GROUP) : count;
-    if (type == TYPE_F32) {
-        LAUNCH(sum_stack_kernel<float>, grid_for(work), THREADS, 0, stream, s);
-    } else {
-        LAUNCH(sum_stack_kernel<uint16_t>, grid_for(work), THREADS, 0, stream, s);
-    }
+    return depth;
 }
 
 // ---- bands
