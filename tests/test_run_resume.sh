@@ -91,7 +91,9 @@ run stopped 1 $slow parallel.reduce=bf16
 # Rows that only a checkpoint has may differ, too: stages that were taken out since.
 resumes 'resumes at step 3' parallel.reduce=bf16 run.stop_at=4 --override wire \
     --override stages.7.lr
-run stopped 1 $slow --override stages.7.lx
-[ $? -eq 78 ] && grep -q 'stages.7.lx: no setting of that name' "$work/stopped.log" ||
-    say "an unknown setting: $(tail -n 3 "$work/stopped.log")"
+for key in stages.7.lx run.precision; do
+    run stopped 1 $slow --override $key
+    [ $? -eq 78 ] && grep -q "override $key: the recipe has no such setting" "$work/stopped.log" ||
+        say "no setting of the recipe: $(tail -n 3 "$work/stopped.log")"
+done
 exit $failed

@@ -265,10 +265,6 @@ static void recipe_row(void *context, const char *key, const char *value, int fl
     if (flags & SETTING_RECIPE) json_object_set_new(context, key, json_string(value));
 }
 
-bool config_is_resolved(const char *key) {
-    return strcmp(key, "precision") == 0 || strcmp(key, "wire") == 0;
-}
-
 json_t *config_recipe(const Config *config, Type wire) {
     json_t *recipe = json_object();
     CHECK(recipe != NULL, "no memory for the recipe");

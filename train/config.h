@@ -118,9 +118,6 @@ int64_t config_steps(const Config *config);
 // The resolved wire type and precision are part of it.
 json_t *config_recipe(const Config *config, Type wire);
 
-// Whether the recipe has this key besides those of settings: what `auto` has come to.
-bool config_is_resolved(const char *key);
-
 // What parallel.reduce says, `auto` being the compute precision.
 Type config_wire(const Config *config);
 

@@ -1,6 +1,7 @@
 #include "train/run.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <malloc.h>
 #include <omp.h>
 #include <signal.h>
@@ -106,11 +107,6 @@ static bool read_arguments(Arguments *a, int argc, char **argv, Problems *proble
     return problems->count == 0;
 }
 
-typedef struct {
-    const char *key;
-    bool found;
-} KnownKey;
-
 // A checkpoint may have more rows than the settings: stages.7.lr is known where stages.0.lr is.
 static bool same_but_rows(const char *a, const char *b) {
     while (*a != '\0' && *a == *b) {
@@ -122,11 +118,22 @@ static bool same_but_rows(const char *a, const char *b) {
     return *a == *b;
 }
 
-static void find_key(void *context, const char *key, const char *value, int flags) {
-    (void)value;
-    (void)flags;
-    KnownKey *known = context;
-    if (same_but_rows(known->key, key)) known->found = true;
+static void check_overrides(const Config *config, const Arguments *a, Problems *problems) {
+    json_t *recipe = config_recipe(config, config_wire(config));
+    for (int i = 0; i < a->options.override_count; i++) {
+        const char *key;
+        json_t *value;
+        bool found = false;
+        json_object_foreach(recipe, key, value) {
+            found = found || same_but_rows(key, a->overrides[i]);
+        }
+        if (found) continue;
+        problems_add(problems,
+                     "command line: --override %s: the recipe has no such setting (what "
+                     "run.precision and parallel.reduce come to is precision and wire there)",
+                     a->overrides[i]);
+    }
+    json_decref(recipe);
 }
 
 // Rank 0 reads the file; all parse the same text. False with all problems.
@@ -144,13 +151,7 @@ static bool read_config(Config *config, const Arguments *a, Comm *world, Problem
     const bool ok =
         config_parse(config, text, bytes, a->path, a->settings, a->setting_count, problems);
     free(text);
-    for (int i = 0; i < a->options.override_count && ok; i++) {
-        KnownKey known = {.key = a->overrides[i], .found = config_is_resolved(a->overrides[i])};
-        settings_each(config_table, config, find_key, &known);
-        if (known.found) continue;
-        problems_add(problems, "command line: --override %s: no setting of that name",
-                     a->overrides[i]);
-    }
+    if (ok) check_overrides(config, a, problems);
     return problems->count == 0;
 }
 
