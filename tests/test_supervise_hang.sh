@@ -109,10 +109,21 @@ silent() {
     ends 0 1 ''
     ! grep -q "ending it" log || { echo "$name: ended" && cat log; }
 }
-# With MPIRUN_FLAGS for fewer ranks than hosts would have.
+# With MPIRUN_FLAGS for fewer ranks than hosts would have. b and c are one machine: while b looks
+# for the first time, c looks, too, and must not take that for a rank.
 fewer() {
-    case_of fewer '' 'sleep 18' '[ $5 != a ] || { echo gpus 0; echo ranks: some; exit; }
+    case_of fewer '' 'sleep 24' '[ $5 != a ] || { echo gpus 0; echo ranks: some; exit; }
+export host=$5 PATH=$PWD/slow:$PATH
 shift 5; exec "$@"'
+    mkdir slow && cat >slow/grep <<GREP
+#!/bin/sh
+case \$1\$host in
+-qszb) [ -e looks ] || { : >looks; sleep 2; } ;;
+-qszc) while [ ! -e looks ]; do sleep 0.1; done ;;
+esac
+exec $(command -v grep) "\$@"
+GREP
+    chmod +x slow/grep
     printf 'a\nb\nc\n' >hosts
     supervise --hosts hosts 2 a.yaml
     ends 0 1 ''
