@@ -164,18 +164,20 @@ static bool same_stage(const Point *a, const Point *b) {
 }
 
 // sums[i] = the sum of the values before i; one above three times the median of its hundredth of
-// the run counts as that, so that a lone spike does not hide what the others do.
+// the run (of its eight or more values) counts as that, so that a lone spike does not hide what the
+// others do.
 static void sum_values(double *sums, const Series *series) {
-    const int64_t n = series->count, part = max_i64(n / 100, 1);
-    double *sorted = malloc((size_t)part * sizeof(double));
-    CHECK(sorted != NULL, "no memory for %" PRId64 " values", part);
+    const int64_t n = series->count, parts = max_i64(1, min_i64(100, n / 8));
+    double *sorted = malloc((size_t)n * sizeof(double));
+    CHECK(sorted != NULL, "no memory for %" PRId64 " values", n);
     sums[0] = 0.0;
-    for (int64_t begin = 0; begin < n; begin += part) {
-        const int64_t count = min_i64(part, n - begin);
-        for (int64_t i = 0; i < count; i++) sorted[i] = series->points[begin + i].value;
-        qsort(sorted, (size_t)count, sizeof(double), compare_doubles);
-        const double median = sorted[count / 2], most = median > 0.0 ? 3.0 * median : INFINITY;
-        for (int64_t i = begin; i < begin + count; i++) {
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t begin = part * n / parts, end = (part + 1) * n / parts;
+        for (int64_t i = begin; i < end; i++) sorted[i - begin] = series->points[i].value;
+        qsort(sorted, (size_t)(end - begin), sizeof(double), compare_doubles);
+        const double median = sorted[(end - begin) / 2];
+        const double most = median > 0.0 ? 3.0 * median : INFINITY;
+        for (int64_t i = begin; i < end; i++) {
             sums[i + 1] = sums[i] + fmin(series->points[i].value, most);
         }
     }
